@@ -1,0 +1,520 @@
+//! Wires the data path and owns the order of shutdown.
+//!
+//! sensor → judge → recorder → journal → export, one bounded channel each. Shutdown goes the same way: first no new
+//! questions, then the sensor stops, the judge settles what it has, the recorder drains, the journal signs its last
+//! checkpoint, and the exporters get what time is left.
+
+mod baselines;
+mod events;
+mod pods;
+mod recorder;
+mod rung;
+mod world;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::baseline::secret::SecretKey;
+use crate::baseline::{Context, Root};
+use crate::config::reload::{Watcher, needs_restart, relaxes};
+use crate::config::{self, Config};
+use crate::export::summary::{self, Summed};
+use crate::export::{ExportError, Exporter, Policy, Resource};
+use crate::journal::{Journal, JournalHandle, Options, Reader, Recovered};
+use crate::judge::{self, Command, Inputs, Judge};
+use crate::model::{Coverage, Draft, GapBody, Record, RecordBody, Rung, Severity, Time};
+use crate::sensor::Health;
+use crate::status::{Server, Socket};
+
+use self::baselines::Keeper;
+use self::events::Events;
+use self::pods::Pods;
+use self::recorder::Opened;
+use self::world::Node;
+
+/// Events between sensor and judge; beyond that the sensor waits, and its own ring and marks take over.
+const EVENTS: usize = 16_384;
+/// Batches between judge and recorder.
+const BATCHES: usize = 256;
+/// Questions waiting for the judge.
+const QUERIES: usize = 64;
+/// How often kubelet, mesh files and expiry are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// How often pods and containers are looked for, where a baseline names any.
+const PODS: Duration = Duration::from_secs(1);
+/// How long a stop waits for the journal to take what is left.
+const DRAIN: Duration = Duration::from_secs(15);
+/// Parallel looks.
+const WORKERS: usize = 2;
+
+/// What stops the agent from starting.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{0}")]
+    Journal(#[from] crate::journal::JournalError),
+    #[error("{0}")]
+    Baseline(#[from] crate::baseline::Error),
+    #[error("{0}")]
+    Socket(#[from] crate::status::SocketError),
+    #[error("{0}")]
+    Export(#[from] ExportError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+/// Runs until SIGTERM or SIGINT. Prints `ready` on stdout once the sensor is live and the first verification done.
+#[must_use]
+pub fn run(config: Config) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("meshseal: cannot start: runtime: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("meshseal: cannot start: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    make_private(&config.state_dir)?;
+    let socket = Socket::bind(&config.socket)?;
+    let mut options = Options::new(config.node.clone());
+    options.max_bytes = config.journal.max_bytes;
+    let (journal, recovered) = Journal::open(&config.state_dir.join("journal"), options)?;
+    let handle = journal.handle();
+    let stop = CancellationToken::new();
+    let (sensor_stop, judge_stop) = (CancellationToken::new(), CancellationToken::new());
+    let (mut sensing, mut judging, mut recording, mut serving) =
+        (JoinSet::new(), JoinSet::new(), JoinSet::new(), JoinSet::new());
+
+    let (events_tx, events) = mpsc::channel(EVENTS);
+    let rung::Started { sensor, why, resumes } = rung::start(
+        &config.sensor,
+        (&config.state_dir, &config.host_root),
+        &events_tx,
+        &mut sensing,
+        &sensor_stop,
+    );
+    drop(events_tx);
+    let health = sensor.health();
+    handle.set_coverage(health.coverage(), health.blind_to.clone());
+
+    let (drafts_tx, drafts) = mpsc::channel(BATCHES);
+    let opened = Arc::new(Opened::default());
+    recording.spawn(recorder::run(drafts, handle.clone(), Arc::clone(&opened)));
+    let history = history(&handle, &opened)?;
+    serving.spawn(summary::run(handle.clone(), history.summed, summary::EVERY, stop.clone()));
+    send(&drafts_tx, opening(&recovered, &health, (&why, resumes), &history)).await;
+
+    let (ready_tx, ready) = watch::channel(false);
+    let exporter =
+        Exporter::start(&config.export, &config.state_dir, &handle, &resource(&config), Policy::default())?;
+    let status_events = Arc::new(Events::new(handle.clone())?);
+    let node = Arc::new(Node::new(
+        &config.host_root,
+        (config.node.clone(), config.mode.as_str().to_owned()),
+        handle.clone(),
+        (Arc::clone(&status_events), opened),
+        exporter.statuses(),
+        ready,
+    ));
+
+    let (queries_tx, queries) = mpsc::channel(QUERIES);
+    let (commands_tx, commands) = mpsc::channel(QUERIES);
+    let (live_tx, live) = oneshot::channel();
+    let root = Root::open(&config.host_root)?;
+    let judge_options = judge::Options {
+        root: root.clone(),
+        context: context(&config)?,
+        workers: WORKERS,
+        // The sensor keeps a few slots for its canaries.
+        slots: config.sensor.max_slots.saturating_sub(64),
+        scrub: config.scrub.interval,
+        io_budget: config.scrub.io_budget,
+        canary: config.sensor.canary_interval,
+    };
+    let world: Arc<dyn judge::World> = Arc::clone(&node) as _;
+    let mut judge = Judge::new(judge_options, world, sensor, drafts_tx.clone(), live_tx);
+    for record in &history.violations {
+        judge.replay(record);
+    }
+    drop(history);
+    judging.spawn(judge.run(Inputs { events, commands, queries }, judge_stop.clone()));
+    serving.spawn(Server::new(queries_tx, status_events, stop.clone()).serve(socket));
+
+    let mut keeper = Keeper::open(&config.state_dir.join("baselines"), &config.node)?;
+    let mut first = keeper.load(&config.baselines);
+    first.extend(keeper.offer_all(&config.baselines));
+    send(&drafts_tx, first).await;
+    let exporter = Arc::new(Mutex::new(exporter));
+    let agent = Agent {
+        config,
+        pods: Pods::new(root.clone()),
+        root,
+        refused: None,
+        keeper,
+        node,
+        exporter: Arc::clone(&exporter),
+        drafts: drafts_tx,
+        commands: commands_tx,
+    };
+    // Whatever it waits for, a signal ends it.
+    let reason = match signals() {
+        Ok(signals) => tokio::select! {
+            reason = signals => reason,
+            reason = agent.attend(live, ready_tx) => reason,
+        },
+        Err(e) => {
+            drop(agent);
+            format!("cannot listen for signals: {e}")
+        }
+    };
+
+    stop.cancel();
+    while serving.join_next().await.is_some() {}
+    sensor_stop.cancel();
+    while sensing.join_next().await.is_some() {}
+    judge_stop.cancel();
+    let drained = async {
+        while judging.join_next().await.is_some() {}
+        // The recorder ends when the last sender of drafts is gone: the agent's and the judge's are.
+        while recording.join_next().await.is_some() {}
+        let stopped = Draft::now(Severity::Info, RecordBody::AgentStopped { reason });
+        if let Err(e) = handle.append(vec![stopped]).await {
+            tracing::error!(error = %e, "the stop could not be journaled");
+        }
+        // The receivers' copy ends with a signed one.
+        if let Err(e) = handle.checkpoint().await {
+            tracing::error!(error = %e, "no checkpoint could be made");
+        }
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::error!(
+            "the journal does not take the last records: they are lost, and the next start looks again"
+        );
+    }
+    exporter.lock().await.stop().await;
+    journal.shutdown().await?;
+    Ok(())
+}
+
+/// The first signal that asks to stop.
+fn signals() -> std::io::Result<impl Future<Output = String>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM".to_owned(),
+            _ = interrupt.recv() => "SIGINT".to_owned(),
+        }
+    })
+}
+
+/// What goes on beside the data path: config and baselines, housekeeping, signals.
+struct Agent {
+    config: Config,
+    /// Why the last reload was refused.
+    refused: Option<String>,
+    keeper: Keeper,
+    /// Where pods are looked for.
+    root: Root,
+    pods: Pods,
+    node: Arc<Node>,
+    exporter: Arc<Mutex<Exporter>>,
+    drafts: mpsc::Sender<Vec<Draft>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Agent {
+    /// Attends to everything until it is dropped; ends by itself only where it cannot, and tells why.
+    async fn attend(mut self, live: oneshot::Receiver<()>, ready: watch::Sender<bool>) -> String {
+        self.tell_judge().await;
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut pods = tokio::time::interval(PODS);
+        pods.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut live = std::pin::pin!(live);
+        let mut waiting = true;
+        let mut watcher = match Watcher::new(self.config.watched_paths()) {
+            Ok(watcher) => watcher,
+            Err(e) => return format!("cannot listen for SIGHUP: {e}"),
+        };
+        loop {
+            tokio::select! {
+                done = &mut live, if waiting => {
+                    waiting = false;
+                    if done.is_ok() {
+                        ready.send_replace(true);
+                        announce();
+                    }
+                }
+                _ = housekeeping.tick() => self.housekeeping().await,
+                _ = pods.tick() => {
+                    if self.look_for_pods().await {
+                        self.tell().await;
+                    }
+                }
+                _ = watcher.changed() => {
+                    self.reload().await;
+                    watcher.set_paths(self.config.watched_paths());
+                }
+            }
+        }
+    }
+
+    /// All baselines in force and what they are on this node, for the judge.
+    async fn tell_judge(&mut self) {
+        self.look_for_pods().await;
+        self.tell().await;
+    }
+
+    async fn tell(&self) {
+        let mut uncertain = Vec::new();
+        uncertain.extend(self.keeper.refused().then(|| "baseline_rejected".to_owned()));
+        uncertain.extend(self.pods.unclear().then(|| "pods_unclear".to_owned()));
+        let baselines = Command::Baselines(self.keeper.in_force(), self.pods.resolved());
+        for command in [Command::Uncertain(uncertain), baselines] {
+            if self.commands.send(command).await.is_err() {
+                tracing::error!("the judge is gone");
+            }
+        }
+    }
+
+    /// Looks which pods and containers are on the node; whether anything changed.
+    async fn look_for_pods(&mut self) -> bool {
+        let mut pods = std::mem::replace(&mut self.pods, Pods::new(self.root.clone()));
+        let (node, baselines) = (Arc::clone(&self.node), self.keeper.in_force());
+        let looked = tokio::task::spawn_blocking(move || {
+            let changed = pods.refresh(&node.kubelet_root(), &baselines);
+            (pods, changed)
+        });
+        match looked.await {
+            Ok((pods, changed)) => {
+                self.pods = pods;
+                changed
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "pods could not be looked for");
+                false
+            }
+        }
+    }
+
+    /// Something the config names, or the config itself, changed. Taken whole or not at all; never relaxes.
+    async fn reload(&mut self) {
+        let mut drafts = Vec::new();
+        let refused = match config::load(&self.config.candidates) {
+            Err(e) => Some(e.to_string()),
+            Ok(new) => self.take_up(new, &mut drafts).await,
+        };
+        if refused != self.refused
+            && let Some(reason) = refused.clone()
+        {
+            drafts.push(Draft::now(Severity::High, RecordBody::ConfigRejected { file: self.file(), reason }));
+        }
+        self.refused = refused;
+        if self.refused.is_none() {
+            drafts.extend(self.keeper.offer_all(&self.config.baselines));
+        }
+        send(&self.drafts, drafts).await;
+        self.tell_judge().await;
+    }
+
+    fn file(&self) -> String {
+        self.config.file.as_ref().map_or_else(String::new, |file| file.display().to_string())
+    }
+
+    /// Takes up what may change while running; says why not otherwise.
+    async fn take_up(&mut self, new: Config, drafts: &mut Vec<Draft>) -> Option<String> {
+        let keys = match Keeper::key_ids_of(&new.baselines) {
+            Ok(keys) => keys,
+            Err(e) => return Some(e.to_string()),
+        };
+        if let Some(reason) = relaxes(&self.config, &self.keeper.key_ids(&self.config.baselines), &new, &keys)
+        {
+            return Some(format!("{reason}: that takes a restart"));
+        }
+        let fixed = needs_restart(&self.config, &new);
+        if !fixed.is_empty() {
+            return Some(format!(
+                "{} cannot change while the agent runs: that takes a restart",
+                fixed.join(", ")
+            ));
+        }
+        let changes = match self.exporter.lock().await.apply(&new.export).await {
+            Ok(changes) => changes,
+            Err(e) => return Some(e.to_string()),
+        };
+        if !changes.is_empty() {
+            let body = RecordBody::ConfigChanged { file: self.file(), changes };
+            drafts.push(Draft::now(Severity::Low, body));
+        }
+        self.config.export = new.export;
+        self.config.baselines = new.baselines;
+        None
+    }
+
+    async fn housekeeping(&mut self) {
+        let node = Arc::clone(&self.node);
+        let refreshed = tokio::task::spawn_blocking(move || node.refresh()).await;
+        match refreshed {
+            Ok(false) => {}
+            Ok(true) => {
+                if self.commands.send(Command::Inventory).await.is_err() {
+                    tracing::error!("the judge is gone");
+                }
+            }
+            Err(e) => tracing::error!(error = %e, "the inventory could not be read"),
+        }
+        let expired = self.keeper.newly_expired(Time::now());
+        send(&self.drafts, expired).await;
+    }
+}
+
+/// One line on stdout, for whoever waits for it.
+fn announce() {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    if let Err(e) = writeln!(out, "ready").and_then(|()| out.flush()) {
+        tracing::debug!(error = %e, "nobody reads stdout");
+    }
+}
+
+async fn send(drafts: &mpsc::Sender<Vec<Draft>>, batch: Vec<Draft>) {
+    if !batch.is_empty() && drafts.send(batch).await.is_err() {
+        tracing::error!("the recorder is gone: records are lost");
+    }
+}
+
+/// What the journal tells of earlier runs.
+#[derive(Debug, Default)]
+struct History {
+    violations: Vec<Record>,
+    last: Option<Time>,
+    summed: Summed,
+}
+
+/// Reads the journal once: open violations, and when the last agent was last heard of.
+fn history(handle: &JournalHandle, opened: &Opened) -> Result<History, StartError> {
+    const RECORDS: usize = 4096;
+    const BYTES: usize = 8 << 20;
+    let mut reader: Reader = handle.reader()?;
+    let mut history = History::default();
+    let mut next = 1;
+    loop {
+        let batch = reader.read_from(next, RECORDS, BYTES)?;
+        let Some(last) = batch.last() else { return Ok(history) };
+        next = last.seq + 1;
+        for stored in batch {
+            let record: Record = match serde_json::from_slice(&stored.payload) {
+                Ok(record) => record,
+                Err(e) => {
+                    tracing::warn!(seq = stored.seq, error = %e, "a record of another version is passed over");
+                    continue;
+                }
+            };
+            history.last = Some(record.time);
+            opened.note(&record);
+            history.summed.note(&record);
+            let kind = record.body.kind();
+            if kind.starts_with("violation.") || kind == "object.unsealed" {
+                history.violations.push(record);
+            }
+        }
+    }
+}
+
+/// The first records of a run: that it began, what was not seen before it, and what it sees.
+fn opening(
+    recovered: &Recovered,
+    health: &Health,
+    (why, resumes): (&[String], bool),
+    history: &History,
+) -> Vec<Draft> {
+    let boot_id =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let resumed_after = match (recovered.fresh, recovered.clean_stop) {
+        (true, _) => "nothing: a new journal",
+        (false, true) => "a clean stop",
+        (false, false) => "a kill or crash",
+    };
+    let started = RecordBody::AgentStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id,
+        rung: health.rung,
+        resumed_after: resumed_after.to_owned(),
+    };
+    let mut drafts = vec![Draft::now(Severity::Info, started)];
+    let mut gap = |at: &str, lost, reason: String, severity| {
+        let body = GapBody { at: at.to_owned(), lost, reason, ..GapBody::default() };
+        drafts.push(Draft::now(severity, RecordBody::Gap(body)));
+    };
+    if let Some((what, aside)) = &recovered.tampered {
+        let reason =
+            format!("the journal before this one was tampered with ({what}); it lies in {}", aside.display());
+        gap("journal", 0, reason, Severity::Critical);
+    }
+    if let Some(repaired) = &recovered.repaired {
+        gap("journal", recovered.lost_records, repaired.clone(), Severity::Medium);
+    }
+    if let Some(last) = history.last {
+        let sensing = if resumes { "its programs went on, and what they saw is read; " } else { "" };
+        let reason = format!("no agent ran between {last} and now; {sensing}all objects are verified again");
+        gap("agent", 0, reason, Severity::Low);
+    }
+    let reason = if why.is_empty() { "started".to_owned() } else { format!("started; {}", why.join("; ")) };
+    let sensor = health.body(reason);
+    let severity = match (health.rung, health.coverage()) {
+        (Rung::None, _) => Severity::Critical,
+        (_, Coverage::Reduced) => Severity::Medium,
+        (_, Coverage::Full) => Severity::Info,
+    };
+    drafts.push(Draft::now(severity, RecordBody::SensorChanged(sensor)));
+    drafts
+}
+
+/// Who sends, for the receivers.
+fn resource(config: &Config) -> Resource {
+    // The one file of the host that is read through its root by a plain path: a machine-id is no secret, and a
+    // wrong one harms nobody.
+    let machine_id = std::fs::read_to_string(config.host_root.join("etc/machine-id")).ok();
+    let machine_id = machine_id.map(|id| id.trim().to_owned());
+    Resource {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance_id: ulid::Ulid::generate().to_string(),
+        node: config.node.clone(),
+        cluster_uid: None,
+        host_id: machine_id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())),
+    }
+}
+
+/// What hashing needs: the cluster's key for secrets, if the config names one.
+fn context(config: &Config) -> Result<Context, StartError> {
+    let secret_key = match &config.baselines.secret_key {
+        Some(file) => Some(Arc::new(SecretKey::read(file)?)),
+        None => None,
+    };
+    Ok(Context { secret_key, volume: None })
+}
+
+/// Makes the state directory, for root alone.
+fn make_private(dir: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+
+    let io = |source| StartError::Io { what: format!("state directory: {}", dir.display()), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(io)
+}

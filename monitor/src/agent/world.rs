@@ -1,0 +1,229 @@
+//! The rest of the agent, as the judge sees it: inventory, attribution, journal, export.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::attribution::attack::{Role, techniques};
+use crate::attribution::{Attribution, severity};
+use crate::baseline::Writer;
+use crate::export;
+use crate::inventory::mesh::{self, CniDirs};
+use crate::inventory::procs::Proc;
+use crate::inventory::writers::{Declared, Lawful, Writers};
+use crate::journal::{JournalHandle, JournalHealth, TreeHead};
+use crate::judge::{AgentFacts, MeshFiles, World};
+use crate::model::{Actor, Class, HostPath, Record, Severity, Target, ViolationKind};
+use crate::sensor::Health;
+use crate::status::{AgentStatus, EventSource as _, ExportStatus, JournalStatus, ViolationStory};
+
+use super::events::{Events, root_of};
+use super::recorder::Opened;
+
+/// How often, at most, the kubelet is looked for again because somebody unknown acted.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Everything the judge asks, behind locks that are held for short reads of /proc at most.
+#[derive(Debug)]
+pub(super) struct Node {
+    host_root: PathBuf,
+    pub(super) name: String,
+    pub(super) mode: String,
+    pub(super) started: crate::model::Time,
+    who: Mutex<Who>,
+    pub(super) mesh_files: RwLock<Arc<MeshFiles>>,
+    pub(super) journal: JournalHandle,
+    pub(super) events: Arc<Events>,
+    pub(super) opened: Arc<Opened>,
+    export: export::Statuses,
+    pub(super) ready: watch::Receiver<bool>,
+}
+
+#[derive(Debug)]
+struct Who {
+    attribution: Attribution,
+    writers: Writers,
+    refreshed: Instant,
+}
+
+impl Who {
+    fn refresh(&mut self) {
+        self.writers.refresh(self.attribution.view());
+        self.attribution.set_kubelet_root(self.writers.kubelet_root());
+        self.refreshed = Instant::now();
+    }
+}
+
+impl Node {
+    pub(super) fn new(
+        host_root: &Path,
+        (name, mode): (String, String),
+        journal: JournalHandle,
+        (events, opened): (Arc<Events>, Arc<Opened>),
+        export: export::Statuses,
+        ready: watch::Receiver<bool>,
+    ) -> Self {
+        let writers = Writers::new(host_root, Proc::default());
+        let attribution = Attribution::new(host_root, writers.kubelet_root());
+        let mut who = Who { attribution, writers, refreshed: Instant::now() };
+        who.refresh();
+        Self {
+            host_root: host_root.to_owned(),
+            name,
+            mode,
+            started: crate::model::Time::now(),
+            who: Mutex::new(who),
+            mesh_files: RwLock::default(),
+            journal,
+            events,
+            opened,
+            export,
+            ready,
+        }
+    }
+
+    /// Looks for the kubelet and for mesh files again; `true` if other files are there than before. Reads /proc and
+    /// directories.
+    pub(super) fn refresh(&self) -> bool {
+        let kubelet_root = {
+            let mut who = self.who();
+            who.refresh();
+            who.writers.kubelet_root()
+        };
+        let cni = CniDirs::find(&self.host_root);
+        let found = mesh::find(&self.host_root, &kubelet_root, &cni, &Proc::default());
+        let files = found.files.into_iter().map(|file| file.path).collect();
+        let files = MeshFiles { paths: files, truncated: found.truncated };
+        let mut known = self.mesh_files.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = **known != files;
+        *known = Arc::new(files);
+        changed
+    }
+
+    /// The kubelet's directory.
+    pub(super) fn kubelet_root(&self) -> HostPath {
+        self.who().writers.kubelet_root()
+    }
+
+    fn who(&self) -> std::sync::MutexGuard<'_, Who> {
+        self.who.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn told(status: &export::ExportStatus) -> ExportStatus {
+    ExportStatus {
+        endpoint: status.endpoint.clone(),
+        acknowledged_seq: status.acknowledged_seq,
+        oldest_unsent_age_s: status.oldest_unsent_age_s(),
+        last_error: status.last_error.clone(),
+    }
+}
+
+impl World for Node {
+    fn enrich(&self, actor: &mut Actor) {
+        self.who().attribution.enrich(actor);
+    }
+
+    fn lawful(&self, actor: &Actor, writer: &Writer) -> Lawful {
+        let mut who = self.who();
+        let known = who.writers.is_lawful(actor, writer.name());
+        if known == Lawful::Yes || who.refreshed.elapsed() < REFRESH {
+            return known;
+        }
+        // A kubelet that was started a moment ago is proven now, or not at all.
+        who.refresh();
+        who.writers.is_lawful(actor, writer.name())
+    }
+
+    fn declare(&self, writers: &[Writer]) {
+        let declared = writers.iter().filter_map(|writer| match writer {
+            Writer::Kubelet => None,
+            Writer::Executable { name, exe, sha256 } => {
+                Some(Declared { name: name.clone(), exe: exe.clone(), sha256: Some(hex::encode(sha256)) })
+            }
+        });
+        self.who().writers.declare(declared.collect::<Vec<_>>());
+    }
+
+    fn target(&self, path: &HostPath) -> Option<Target> {
+        self.who().attribution.target_of(path)
+    }
+
+    fn weigh(
+        &self,
+        kind: ViolationKind,
+        class: Class,
+        path: &HostPath,
+        actor: Option<&Actor>,
+        target: Option<&Target>,
+    ) -> (Severity, Vec<String>) {
+        let role = Role::of(path);
+        let pod = actor.and_then(|actor| actor.pod.as_ref()).map(|pod| pod.uid.as_str());
+        let elsewhere =
+            pod.is_some_and(|pod| target.and_then(|target| target.pod_uid.as_deref()) != Some(pod));
+        (severity::of(kind, class, role), techniques(kind, role, elsewhere))
+    }
+
+    fn mesh_files(&self) -> Arc<MeshFiles> {
+        Arc::clone(&self.mesh_files.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn has_mount_namespace(&self, namespace: u64) -> bool {
+        let proc = Proc::default();
+        // What cannot be listed may be there.
+        proc.mount_ns(1) != Some(namespace)
+            && proc
+                .pids()
+                .map_or(true, |pids| pids.into_iter().any(|pid| proc.mount_ns(pid) == Some(namespace)))
+    }
+
+    fn facts(&self) -> AgentFacts {
+        let head: TreeHead = self.journal.tree_head().borrow().clone();
+        let health: JournalHealth = self.journal.health().borrow().clone();
+        let root = root_of(&head.note).to_owned();
+        AgentFacts {
+            node: self.name.clone(),
+            mode: self.mode.clone(),
+            agent: AgentStatus {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started: self.started,
+                ready: *self.ready.borrow(),
+                host_root: HostPath::from(self.host_root.as_path()),
+            },
+            export: self.export.now().iter().map(told).collect(),
+            journal: JournalStatus { seq: *self.journal.durable().borrow(), tree_size: head.tree_size, root },
+            journal_failing: health.failing_since.is_some(),
+        }
+    }
+
+    fn coverage(&self, health: &Health) {
+        self.journal.set_coverage(health.coverage(), health.blind_to.clone());
+    }
+
+    fn seq_of(&self, uid: &str) -> u64 {
+        self.opened.seq_of(uid)
+    }
+
+    fn complete(&self, story: &mut ViolationStory) {
+        let mut seq = story.entry.seq.max(1);
+        loop {
+            let records = match self.events.read_from(seq, 4096) {
+                Ok(records) if !records.is_empty() => records,
+                Ok(_) => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, "the journal cannot be read for a violation's story");
+                    return;
+                }
+            };
+            for (at, payload) in &records {
+                seq = at + 1;
+                let Ok(record) = serde_json::from_slice::<Record>(payload) else { continue };
+                if record.uid == story.entry.uid || record.body.violation_id() == Some(&story.entry.uid) {
+                    story.records.push(record);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Who acted, and upon whom: cgroup to pod, volume path to pod, command lines without secrets, executables by hash,
+//! and the words of MITRE ATT&CK and of severity.
+//!
+//! Actor and target are two different things: the actor's pod is in its cgroup, the target's in the path.
+
+pub mod attack;
+pub mod cgroup;
+pub mod exe;
+pub mod pods;
+pub mod redact;
+pub mod severity;
+pub mod view;
+
+pub use exe::ExeHashes;
+pub use pods::{PodNames, target_of};
+pub use view::CgroupView;
+
+use std::path::{Path, PathBuf};
+
+use crate::inventory::procs::Proc;
+use crate::model::{Actor, Container, HostPath, Pod, Target};
+
+/// Names the pods and containers of actors and targets. Keeps what it has read; re-reads when something is missing,
+/// at most once a second.
+#[derive(Debug)]
+pub struct Attribution {
+    kubelet_root: HostPath,
+    view: CgroupView,
+    pods: PodNames,
+    exes: ExeHashes,
+    proc: Proc,
+}
+
+impl Attribution {
+    /// `host_root` is where the node's root is mounted, `kubelet_root` the kubelet's directory as the host names it.
+    #[must_use]
+    pub fn new(host_root: &Path, kubelet_root: HostPath) -> Self {
+        let proc = Proc::default();
+        Self {
+            kubelet_root,
+            view: CgroupView::new(host_root, &proc),
+            pods: PodNames::new(host_root),
+            exes: ExeHashes::default(),
+            proc,
+        }
+    }
+
+    /// The kubelet's directory changed (it was found, or restarted with another one).
+    pub fn set_kubelet_root(&mut self, root: HostPath) {
+        self.kubelet_root = root;
+    }
+
+    /// Fills in cgroup path, container, pod, and the executable's hash where they are not known yet.
+    pub fn enrich(&mut self, actor: &mut Actor) {
+        if let Some(path) = &actor.cgroup {
+            // With an id it was read in the kernel, in the host's terms; without one in procfs, in this process's.
+            if actor.cgroup_id == 0 {
+                actor.cgroup = Some(self.view.absolute(path));
+            }
+        } else if actor.cgroup_id != 0 {
+            actor.cgroup = self.view.path_of(actor.cgroup_id);
+        }
+        if let Some(found) = actor.cgroup.as_deref().and_then(cgroup::parse) {
+            if actor.container.is_none() {
+                actor.container = found.container_id.map(|id| Container { id, name: None });
+            }
+            if actor.pod.is_none() {
+                let (namespace, name) = self.pods.name_of(&found.pod_uid).unzip();
+                actor.pod = Some(Pod { uid: found.pod_uid, namespace, name });
+            }
+        }
+        if actor.exe_sha256.is_none() {
+            actor.exe_sha256 = self.exes.of_process(&self.proc, actor);
+        }
+    }
+
+    /// The pod an object belongs to, if its path is that of a pod's volume.
+    pub fn target_of(&mut self, path: &HostPath) -> Option<Target> {
+        let mut target = target_of(path, &self.kubelet_root)?;
+        if let Some((namespace, name)) = target.pod_uid.as_deref().and_then(|uid| self.pods.name_of(uid)) {
+            if let Some(source) = &mut target.source {
+                source.namespace = Some(namespace.clone());
+            }
+            target.namespace = Some(namespace);
+            target.pod = Some(name);
+        }
+        Some(target)
+    }
+
+    /// The cgroup view, for others who read `/proc/PID/cgroup`.
+    #[must_use]
+    pub const fn view(&self) -> &CgroupView {
+        &self.view
+    }
+}
+
+/// A path of the host below where the host's root is mounted.
+#[must_use]
+pub fn below_root(host_root: &Path, path: &HostPath) -> PathBuf {
+    let relative = path.as_path().strip_prefix("/").unwrap_or(path.as_path());
+    host_root.join(relative)
+}

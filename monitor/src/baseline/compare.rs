@@ -1,0 +1,679 @@
+//! How what was found differs from what is sealed.
+
+use std::collections::BTreeMap;
+
+use super::content::{self, FoundContent};
+use super::identity::{self, Identity, Known, SealedIdentity};
+use super::object::{Attributes, Content, EntryKind, Seal, SealedObject, xattr_key};
+use super::observe::{self, Context, Found, FoundKind, ObserveError, Root};
+use super::secret;
+use crate::model::{HostPath, State, Time};
+
+/// One way in which an object is not as sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// In what.
+    pub aspect: Aspect,
+    /// The entry of a directory (a name) or volume (a name or logical path) concerned, if it is not the object itself.
+    pub entry: Option<Vec<u8>>,
+    /// As sealed: only what differs.
+    pub expected: State,
+    /// As found: only what differs.
+    pub actual: State,
+    /// One sentence more.
+    pub detail: Option<String>,
+}
+
+/// In what an object differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Aspect {
+    /// Nothing is there.
+    Missing,
+    /// Another type of inode.
+    Type,
+    /// Bytes of a file, or size.
+    Content,
+    /// Target of a link.
+    Target,
+    /// A name too many or too few in a closed directory, or a file in a volume.
+    Names,
+    /// A volume is not shaped as its publisher shapes it.
+    Structure,
+    /// A rotation that does not keep identity.
+    Identity,
+    /// Mode, owner or extended attributes.
+    Attributes,
+}
+
+impl Difference {
+    /// The keys that differ.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.expected.keys().chain(self.actual.keys().filter(|key| !self.expected.contains_key(*key)))
+    }
+}
+
+impl Aspect {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Missing,
+        Self::Type,
+        Self::Content,
+        Self::Target,
+        Self::Names,
+        Self::Structure,
+        Self::Identity,
+        Self::Attributes,
+    ];
+
+    /// The word for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Type => "type",
+            Self::Content => "content",
+            Self::Target => "target",
+            Self::Names => "names",
+            Self::Structure => "structure",
+            Self::Identity => "identity",
+            Self::Attributes => "attributes",
+        }
+    }
+}
+
+/// Observes a sealed object and compares: empty means intact. [`ObserveError::Missing`] becomes a difference.
+/// The files a rotated certificate needs beside it (roots, private key) are read too.
+///
+/// `found` is `None` where nothing is there. `old` is what was found before a rotation, where the caller knows it.
+///
+/// # Errors
+/// Any other [`ObserveError`]; or a secret sealed by HMAC while the cluster's key is not known.
+pub fn check(
+    root: &Root,
+    sealed: &SealedObject,
+    context: &Context,
+    old: Option<&Found>,
+) -> Result<(Option<Found>, Vec<Difference>), ObserveError> {
+    let found = match observe::observe(root, &sealed.path, &context.for_sealed(sealed)) {
+        Ok(found) => found,
+        Err(ObserveError::Missing) => return Ok((None, vec![missing(sealed)])),
+        Err(e) => return Err(e),
+    };
+    if needs_secret_key(&sealed.seal) && context.secret_key.is_none() {
+        return Err(ObserveError::Io {
+            path: sealed.path.clone(),
+            what: "compare a secret",
+            reason: "it is sealed by HMAC, and the cluster's secret key is not given".into(),
+        });
+    }
+    let mut differences = compare(sealed, &found);
+    match (&sealed.seal, &found.kind) {
+        (Seal::File { content: Content::Identity(identity), .. }, FoundKind::File { content, .. }) => {
+            let before = old.and_then(|old| identity_of(&old.kind));
+            differences.extend(check_identity(root, identity, before, content, None));
+        }
+        (Seal::Volume { entries }, FoundKind::Volume { entries: found, .. }) => {
+            for entry in entries {
+                if let Some((_, Content::Identity(identity))) = &entry.file
+                    && let Some(Found { kind: FoundKind::File { content, .. }, .. }) = found.get(&entry.path)
+                {
+                    let before = old.and_then(|old| match &old.kind {
+                        FoundKind::Volume { entries, .. } => {
+                            entries.get(&entry.path).and_then(|old| identity_of(&old.kind))
+                        }
+                        _ => None,
+                    });
+                    differences.extend(check_identity(root, identity, before, content, Some(&entry.path)));
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok((Some(found), differences))
+}
+
+/// Whether it takes the cluster's key to compare this.
+#[must_use]
+pub fn needs_secret_key(seal: &Seal) -> bool {
+    match seal {
+        Seal::File { content, .. } => matches!(content, Content::Hmac(_)),
+        Seal::Volume { entries } => {
+            entries.iter().any(|entry| matches!(&entry.file, Some((_, Content::Hmac(_)))))
+        }
+        _ => false,
+    }
+}
+
+fn identity_of(kind: &FoundKind) -> Option<&Identity> {
+    match kind {
+        FoundKind::File { content, .. } => content.identity.as_deref().ok(),
+        _ => None,
+    }
+}
+
+fn check_identity(
+    root: &Root,
+    sealed: &SealedIdentity,
+    old: Option<&Identity>,
+    content: &FoundContent,
+    entry: Option<&[u8]>,
+) -> Option<Difference> {
+    const MAX: u64 = 256 * 1024;
+    let mut known = Known::default();
+    if let SealedIdentity::X509 { roots_file, key_file, .. } = sealed {
+        // A file that cannot be read leaves the identity unproven, and `keeps_identity` says what is missing.
+        if let Some(Ok(bytes)) = roots_file.as_ref().map(|path| root.read(path, MAX)) {
+            known.roots = identity::certificates(&bytes);
+        }
+        if let Some(Ok(bytes)) = key_file.as_ref().map(|path| root.read(path, MAX)) {
+            known.key_spki = secret::public_key_of(&bytes);
+        }
+    }
+    let reason = match &content.identity {
+        Ok(new) => identity::keeps_identity(sealed, old, new, &known, Time::now()).err()?,
+        Err(reason) => reason.clone(),
+    };
+    Some(Difference {
+        aspect: Aspect::Identity,
+        entry: entry.map(<[u8]>::to_vec),
+        expected: State::from([("identity".into(), sealed.to_string())]),
+        actual: State::from([(
+            "identity".into(),
+            content.identity.as_ref().map_or_else(|_| "none".into(), ToString::to_string),
+        )]),
+        detail: Some(reason),
+    })
+}
+
+/// The difference of an object that is not there.
+#[must_use]
+pub fn missing(sealed: &SealedObject) -> Difference {
+    Difference {
+        aspect: Aspect::Missing,
+        entry: None,
+        expected: State::from([("type".into(), sealed.seal.kind().as_str().into())]),
+        actual: State::from([("type".into(), "none".into())]),
+        detail: None,
+    }
+}
+
+/// Compares; empty means intact. Identity of rotated files is [`check`]'s, or the caller's by
+/// [`identity::keeps_identity`]. A secret that cannot be compared for want of the key counts as different.
+#[must_use]
+pub fn compare(sealed: &SealedObject, found: &Found) -> Vec<Difference> {
+    let mut out = Vec::new();
+    match (&sealed.seal, &found.kind) {
+        (Seal::File { size, content }, FoundKind::File { size: found_size, content: found }) => {
+            file(&mut out, None, (*size, content), (*found_size, found));
+        }
+        (Seal::Symlink { target }, FoundKind::Symlink { target: found }) => {
+            if target != found {
+                let state = |target: &[u8]| {
+                    State::from([("target".into(), HostPath::new(target.to_vec()).to_string())])
+                };
+                out.push(Difference {
+                    aspect: Aspect::Target,
+                    entry: None,
+                    expected: state(target),
+                    actual: state(found),
+                    detail: None,
+                });
+            }
+        }
+        (Seal::Directory { names }, FoundKind::Directory { names: found }) => {
+            if let Some(names) = names {
+                directory(&mut out, names, found);
+            }
+        }
+        (Seal::Volume { .. }, FoundKind::Volume { .. }) => volume(&mut out, sealed, found),
+        // A directory is looked at as a volume only if it is sealed as one, so this is another type of inode,
+        // or a caller who observed without `Context::for_sealed`.
+        _ => out.push(Difference {
+            aspect: Aspect::Type,
+            entry: None,
+            expected: State::from([("type".into(), sealed.seal.kind().as_str().into())]),
+            actual: State::from([("type".into(), found.entry_kind().as_str().into())]),
+            detail: None,
+        }),
+    }
+    // Mode bits of another type of inode tell nothing, and a symlink's mode is always 0777.
+    if sealed.seal.kind() == found.entry_kind() {
+        attributes(&mut out, None, &sealed.attributes, &found.attributes);
+    }
+    out
+}
+
+fn file(
+    out: &mut Vec<Difference>,
+    entry: Option<&[u8]>,
+    (size, sealed): (Option<u64>, &Content),
+    (found_size, found): (u64, &FoundContent),
+) {
+    let mut expected = State::new();
+    let mut actual = State::new();
+    let same = content::content_matches(sealed, found);
+    if same != Some(true) {
+        match sealed {
+            Content::Sha256(digest) if !found.secret => {
+                expected.insert("sha256".into(), hex::encode(digest));
+                actual.insert("sha256".into(), hex::encode(found.sha256));
+            }
+            _ => {
+                expected.insert("content".into(), "equal".into());
+                actual.insert("content".into(), "differs".into());
+            }
+        }
+    }
+    if let Some(size) = size
+        && size != found_size
+    {
+        expected.insert("size".into(), size.to_string());
+        actual.insert("size".into(), found_size.to_string());
+    }
+    if !expected.is_empty() {
+        out.push(Difference {
+            aspect: Aspect::Content,
+            entry: entry.map(<[u8]>::to_vec),
+            expected,
+            actual,
+            detail: same.is_none().then(|| "cannot be compared without the cluster's secret key".into()),
+        });
+    }
+}
+
+fn attributes(out: &mut Vec<Difference>, entry: Option<&[u8]>, sealed: &Attributes, found: &Attributes) {
+    let mut expected = State::new();
+    let mut actual = State::new();
+    let mut note = |key: &str, sealed: String, found: String| {
+        if sealed != found {
+            expected.insert(key.to_owned(), sealed);
+            actual.insert(key.to_owned(), found);
+        }
+    };
+    note("mode", format!("{:04o}", sealed.mode), format!("{:04o}", found.mode));
+    note("uid", sealed.uid.to_string(), found.uid.to_string());
+    note("gid", sealed.gid.to_string(), found.gid.to_string());
+    let none = BTreeMap::new();
+    let sealed = sealed.xattrs.as_deref().unwrap_or(&none);
+    let found = found.xattrs.as_deref().unwrap_or(&none);
+    for (name, value) in sealed {
+        match found.get(name) {
+            Some(other) if value.same(other) => {}
+            other => {
+                let other = other.map_or_else(|| "none".to_owned(), ToString::to_string);
+                note(&xattr_key(name), value.to_string(), other);
+            }
+        }
+    }
+    for (name, value) in found.iter().filter(|(name, _)| !sealed.contains_key(*name)) {
+        note(&xattr_key(name), "none".into(), value.to_string());
+    }
+    if !expected.is_empty() {
+        out.push(Difference {
+            aspect: Aspect::Attributes,
+            entry: entry.map(<[u8]>::to_vec),
+            expected,
+            actual,
+            detail: None,
+        });
+    }
+}
+
+fn directory(
+    out: &mut Vec<Difference>,
+    sealed: &BTreeMap<Box<[u8]>, EntryKind>,
+    found: &BTreeMap<Box<[u8]>, EntryKind>,
+) {
+    for (name, kind) in sealed {
+        match found.get(name) {
+            Some(other) if other == kind => {}
+            other => name_differs(out, name, kind.as_str(), other.map_or("none", |kind| kind.as_str())),
+        }
+    }
+    for (name, kind) in found.iter().filter(|(name, _)| !sealed.contains_key(*name)) {
+        name_differs(out, name, "none", kind.as_str());
+    }
+}
+
+fn name_differs(out: &mut Vec<Difference>, name: &[u8], expected: &str, actual: &str) {
+    let key = format!("name.{}", HostPath::new(name.to_vec()));
+    out.push(Difference {
+        aspect: Aspect::Names,
+        entry: Some(name.to_vec()),
+        expected: State::from([(key.clone(), expected.to_owned())]),
+        actual: State::from([(key, actual.to_owned())]),
+        detail: None,
+    });
+}
+
+fn volume(out: &mut Vec<Difference>, sealed: &SealedObject, found: &Found) {
+    let (Seal::Volume { entries: sealed }, FoundKind::Volume { shape, entries: found }) =
+        (&sealed.seal, &found.kind)
+    else {
+        return;
+    };
+    for fault in &shape.faults {
+        let key = format!("name.{}", HostPath::new(fault.name.to_vec()));
+        out.push(Difference {
+            aspect: Aspect::Structure,
+            entry: Some(fault.name.to_vec()),
+            expected: State::from([(key.clone(), fault.expected.clone())]),
+            actual: State::from([(key, fault.actual.clone())]),
+            detail: None,
+        });
+    }
+    // Without a proper `..data` there is nothing to compare, and the structure says so already.
+    if shape.current.is_none() {
+        return;
+    }
+    for entry in sealed {
+        let first = out.len();
+        let expected = if entry.file.is_some() { EntryKind::File } else { EntryKind::Directory };
+        match found.get(&entry.path) {
+            None => name_differs(out, &entry.path, expected.as_str(), "none"),
+            Some(other) if other.entry_kind() != expected => {
+                name_differs(out, &entry.path, expected.as_str(), other.entry_kind().as_str());
+            }
+            Some(other) => {
+                if let (Some((size, sealed)), FoundKind::File { size: found_size, content }) =
+                    (&entry.file, &other.kind)
+                {
+                    file(out, Some(&entry.path), (*size, sealed), (*found_size, content));
+                }
+                attributes(out, Some(&entry.path), &entry.attributes, &other.attributes);
+            }
+        }
+        if let Some(source) = &entry.source {
+            for difference in &mut out[first..] {
+                difference.detail.get_or_insert_with(|| format!("from {source}"));
+            }
+        }
+    }
+    for (path, other) in found {
+        if sealed.binary_search_by(|entry| entry.path.cmp(path)).is_err() {
+            name_differs(out, path, "none", other.entry_kind().as_str());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+    use crate::baseline::object::{Publish, VolumeEntry};
+    use crate::model::Class;
+
+    fn seal_of(found: &Found) -> Seal {
+        match &found.kind {
+            FoundKind::File { size, content } => {
+                Seal::File { size: Some(*size), content: Content::Sha256(content.sha256) }
+            }
+            FoundKind::Symlink { target } => Seal::Symlink { target: target.clone() },
+            FoundKind::Directory { names } => Seal::Directory { names: Some(Box::new(names.clone())) },
+            FoundKind::Volume { entries, .. } => Seal::Volume {
+                entries: entries
+                    .iter()
+                    .map(|(path, found)| VolumeEntry {
+                        path: path.clone(),
+                        class: Class::Sealed,
+                        file: match &found.kind {
+                            FoundKind::File { size, content } => {
+                                Some((Some(*size), Content::Sha256(content.sha256)))
+                            }
+                            _ => None,
+                        },
+                        source: None,
+                        attributes: found.attributes.clone(),
+                    })
+                    .collect(),
+            },
+            FoundKind::Special(_) => panic!("special"),
+        }
+    }
+
+    fn sealed(root: &Root, path: &str) -> SealedObject {
+        let found = observe::observe(root, &path.into(), &Context::default()).unwrap();
+        SealedObject {
+            id: SealedObject::id_of("t", &found.path),
+            anchor: crate::baseline::Anchor::Host,
+            mounts: None,
+            class: Class::Sealed,
+            publish: Publish::InPlace,
+            seal: seal_of(&found),
+            attributes: found.attributes,
+            writers: None,
+            path: found.path,
+        }
+    }
+
+    fn differences(root: &Root, sealed: &SealedObject) -> Vec<(Aspect, Option<Vec<u8>>, State, State)> {
+        let (_, differences) = check(root, sealed, &Context::default(), None).unwrap();
+        differences.into_iter().map(|d| (d.aspect, d.entry, d.expected, d.actual)).collect()
+    }
+
+    fn state<const N: usize>(pairs: [(&str, &str); N]) -> State {
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    }
+
+    #[test]
+    fn a_file_tells_content_size_and_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "one").unwrap();
+        fs::set_permissions(dir.path().join("f"), fs::Permissions::from_mode(0o640)).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/f");
+        assert_eq!(differences(&root, &object), []);
+
+        fs::write(dir.path().join("f"), "four").unwrap();
+        fs::set_permissions(dir.path().join("f"), fs::Permissions::from_mode(0o4666)).unwrap();
+        let (one, four) = (
+            "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed",
+            "04efaf080f5a3e74e1c29d1ca6a48569382cbbcd324e8d59d2b83ef21c039f00",
+        );
+        assert_eq!(
+            differences(&root, &object),
+            [
+                (
+                    Aspect::Content,
+                    None,
+                    state([("sha256", one), ("size", "3")]),
+                    state([("sha256", four), ("size", "4")])
+                ),
+                (Aspect::Attributes, None, state([("mode", "0640")]), state([("mode", "4666")])),
+            ]
+        );
+
+        fs::remove_file(dir.path().join("f")).unwrap();
+        assert_eq!(
+            differences(&root, &object),
+            [(Aspect::Missing, None, state([("type", "file")]), state([("type", "none")]))]
+        );
+    }
+
+    #[test]
+    fn what_would_block_is_told_by_type_and_never_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "one").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/f");
+        fs::remove_file(dir.path().join("f")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("f"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert_eq!(
+            differences(&root, &object),
+            [(Aspect::Type, None, state([("type", "file")]), state([("type", "fifo")]))]
+        );
+        fs::remove_file(dir.path().join("f")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("f")).unwrap();
+        assert_eq!(
+            differences(&root, &object),
+            [(Aspect::Type, None, state([("type", "file")]), state([("type", "socket")]))]
+        );
+    }
+
+    #[test]
+    fn a_closed_directory_names_each_intruder_by_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "").unwrap();
+        fs::write(dir.path().join("b"), "").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/");
+        fs::remove_file(dir.path().join("a")).unwrap();
+        let hostile = b"x\n\xff";
+        symlink("/", dir.path().join(std::ffi::OsStr::from_bytes(hostile))).unwrap();
+        assert_eq!(
+            differences(&root, &object),
+            [
+                (
+                    Aspect::Names,
+                    Some(b"a".to_vec()),
+                    state([("name.a", "file")]),
+                    state([("name.a", "none")])
+                ),
+                (
+                    Aspect::Names,
+                    Some(hostile.to_vec()),
+                    state([("name.x\n\\xff", "none")]),
+                    state([("name.x\n\\xff", "symlink")])
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn links_stay_below_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("etc/hostname"), "inside").unwrap();
+        symlink("/etc", dir.path().join("out")).unwrap();
+        symlink("../../../../../../etc", dir.path().join("up")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for path in ["/out/hostname", "/up/hostname", "/../etc/hostname"] {
+            assert_eq!(root.read(&path.into(), 10).unwrap(), b"inside", "{path}");
+        }
+        let object = sealed(&root, "/out");
+        fs::remove_file(dir.path().join("out")).unwrap();
+        symlink("/evil", dir.path().join("out")).unwrap();
+        assert_eq!(
+            differences(&root, &object),
+            [(Aspect::Target, None, state([("target", "/etc")]), state([("target", "/evil")]))]
+        );
+    }
+
+    fn volume_at(dir: &std::path::Path) {
+        fs::create_dir_all(dir.join("..2026_01_01/nested")).unwrap();
+        fs::write(dir.join("..2026_01_01/root-cert.pem"), "cert").unwrap();
+        fs::write(dir.join("..2026_01_01/nested/key"), "value").unwrap();
+        symlink("..2026_01_01", dir.join("..data")).unwrap();
+        symlink("..data/root-cert.pem", dir.join("root-cert.pem")).unwrap();
+        symlink("..data/nested", dir.join("nested")).unwrap();
+    }
+
+    #[test]
+    fn a_publish_of_the_same_files_leaves_a_volume_intact() {
+        let dir = tempfile::tempdir().unwrap();
+        volume_at(dir.path());
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/");
+        assert!(matches!(&object.seal, Seal::Volume { entries } if entries.len() == 4), "{object:?}");
+
+        fs::create_dir_all(dir.path().join("..2026_01_02/nested")).unwrap();
+        fs::write(dir.path().join("..2026_01_02/root-cert.pem"), "cert").unwrap();
+        fs::write(dir.path().join("..2026_01_02/nested/key"), "value").unwrap();
+        symlink("..2026_01_02", dir.path().join("..data_tmp")).unwrap();
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        assert_eq!(differences(&root, &object), []);
+        let (found, _) = check(&root, &object, &Context::default(), None).unwrap();
+        let Some(Found { kind: FoundKind::Volume { shape, .. }, .. }) = found else { panic!("no volume") };
+        assert_eq!(shape.litter, [b"..2026_01_01".as_slice().into()]);
+    }
+
+    #[test]
+    fn a_runtimes_mount_point_in_a_volume_is_no_break_while_it_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        volume_at(dir.path());
+        fs::create_dir(dir.path().join("crl")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/");
+        assert!(matches!(&object.seal, Seal::Volume { entries } if entries.len() == 4), "{object:?}");
+        assert_eq!(differences(&root, &object), []);
+
+        fs::write(dir.path().join("crl/dropped"), "x").unwrap();
+        let told = |name: &str, expected: &str| {
+            let key = format!("name.{name}");
+            let (expected, actual) =
+                (state([(key.as_str(), expected)]), state([(key.as_str(), "directory")]));
+            (Aspect::Structure, Some(name.as_bytes().to_vec()), expected, actual)
+        };
+        assert_eq!(differences(&root, &object), [told("crl", "link to ..data/crl")]);
+
+        // In the place of a name of its own it is one, even empty.
+        fs::remove_file(dir.path().join("crl/dropped")).unwrap();
+        fs::remove_file(dir.path().join("nested")).unwrap();
+        fs::create_dir(dir.path().join("nested")).unwrap();
+        assert_eq!(
+            differences(&root, &object).iter().map(|one| (&one.0, one.1.as_deref())).collect::<Vec<_>>(),
+            [(&Aspect::Structure, Some(b"nested".as_slice()))]
+        );
+    }
+
+    #[test]
+    fn a_volume_tells_each_break_of_its_grammar() {
+        let dir = tempfile::tempdir().unwrap();
+        volume_at(dir.path());
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/");
+
+        fs::remove_file(dir.path().join("root-cert.pem")).unwrap();
+        fs::write(dir.path().join("root-cert.pem"), "cert").unwrap();
+        fs::remove_file(dir.path().join("nested")).unwrap();
+        symlink("..2026_01_01/nested", dir.path().join("nested")).unwrap();
+        fs::write(dir.path().join("..data_tmp"), "").unwrap();
+        let structure = |name: &str, expected: &str, actual: &str| {
+            let key = format!("name.{name}");
+            (
+                Aspect::Structure,
+                Some(name.as_bytes().to_vec()),
+                state([(key.as_str(), expected)]),
+                state([(key.as_str(), actual)]),
+            )
+        };
+        assert_eq!(
+            differences(&root, &object),
+            [
+                structure("..data_tmp", "nothing, or a link while a publish runs", "file"),
+                structure("nested", "link to ..data/nested", "link to ..2026_01_01/nested"),
+                structure("root-cert.pem", "link to ..data/root-cert.pem", "file"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_volume_whose_data_is_a_directory_has_no_content_to_compare() {
+        let dir = tempfile::tempdir().unwrap();
+        volume_at(dir.path());
+        let root = Root::open(dir.path()).unwrap();
+        let object = sealed(&root, "/");
+        fs::rename(dir.path().join("..2026_01_01"), dir.path().join("keep")).unwrap();
+        fs::remove_file(dir.path().join("..data")).unwrap();
+        fs::rename(dir.path().join("keep"), dir.path().join("..data")).unwrap();
+        assert_eq!(
+            differences(&root, &object),
+            [(
+                Aspect::Structure,
+                Some(b"..data".to_vec()),
+                state([("name...data", "link to ..<timestamp>")]),
+                state([("name...data", "directory")])
+            )]
+        );
+    }
+}

@@ -1,0 +1,371 @@
+//! A sealed object as it is kept in memory: small, because a node has thousands of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::anchor::Anchor;
+use super::identity::SealedIdentity;
+use crate::model::{Class, HostPath, State};
+
+/// A SHA-256 digest.
+pub type Digest = [u8; 32];
+
+/// Stable id of an object: the beginning of the SHA-256 over baseline name, NUL, address; 16 hex digits as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId([u8; 8]);
+
+impl std::fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+impl serde::Serialize for ObjectId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What one object must be. A baseline may have a hundred thousand of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedObject {
+    /// Stable id.
+    pub id: ObjectId,
+    /// What it was sealed relative to. Once resolved on a node, `path` is the host's whatever this says.
+    pub anchor: Anchor,
+    /// Where it stands, relative to the anchor; on the host for a resolved one.
+    pub path: HostPath,
+    /// Where containers see it, where it was sealed for a workload.
+    pub mounts: Option<Arc<Vec<MountedAt>>>,
+    /// How it may change.
+    pub class: Class,
+    /// Whether a publish may reach a running pod.
+    pub publish: Publish,
+    /// What it is.
+    pub seal: Seal,
+    /// Mode, owner, extended attributes.
+    pub attributes: Attributes,
+    /// Names of those who may lawfully publish it (see [`Writer`] for what a name stands for).
+    pub writers: Option<Arc<Vec<String>>>,
+}
+
+const _: () = assert!(size_of::<SealedObject>() <= 144, "an object beyond its path");
+
+impl SealedObject {
+    /// The id of an object of the host: the same for every revision of a baseline.
+    #[must_use]
+    pub fn id_of(baseline: &str, path: &HostPath) -> ObjectId {
+        Self::id(baseline, path.as_bytes())
+    }
+
+    /// The id of an object relative to something else than the host.
+    #[must_use]
+    pub fn id_at(baseline: &str, anchor: &Anchor, path: &HostPath) -> ObjectId {
+        if anchor.is_host() {
+            Self::id_of(baseline, path)
+        } else {
+            Self::id(baseline, anchor.address(path).as_bytes())
+        }
+    }
+
+    fn id(baseline: &str, address: &[u8]) -> ObjectId {
+        let mut hash = Sha256::new();
+        hash.update(baseline.as_bytes());
+        hash.update([0]);
+        hash.update(address);
+        let digest: Digest = hash.finalize().into();
+        ObjectId(digest.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// Its path with what that is relative to.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.anchor.address(&self.path)
+    }
+
+    /// The names of its lawful writers.
+    #[must_use]
+    pub fn writers(&self) -> &[String] {
+        self.writers.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// All of what is sealed, as records show it. Secrets show no content.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let mut state = self.attributes.state();
+        state.insert("type".into(), self.seal.kind().as_str().into());
+        match &self.seal {
+            Seal::File { size, content } => {
+                if let Some(size) = size {
+                    state.insert("size".into(), size.to_string());
+                }
+                if let Some((key, value)) = content.state() {
+                    state.insert(key.into(), value);
+                }
+            }
+            Seal::Symlink { target } => {
+                state.insert("target".into(), HostPath::new(target.to_vec()).to_string());
+            }
+            Seal::Directory { names } => {
+                if let Some(names) = names {
+                    state.insert("names".into(), names.len().to_string());
+                }
+            }
+            Seal::Volume { entries } => {
+                state.insert("files".into(), entries.len().to_string());
+            }
+        }
+        state
+    }
+}
+
+/// Where a container sees a volume.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct MountedAt {
+    /// Name of the container.
+    pub container: String,
+    /// Path in it.
+    pub path: String,
+}
+
+/// Whether a publish of new content may reach a running pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Publish {
+    /// A lawful publish of approved content is lawful at any time.
+    #[default]
+    InPlace,
+    /// Any update is a redeployment: a publish into a running pod is a violation, approved or not.
+    Redeploy,
+}
+
+/// What an object is, and its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seal {
+    /// A regular file. `size` is absent where the content may change.
+    File { size: Option<u64>, content: Content },
+    /// A symbolic link, sealed by its target.
+    Symlink { target: Box<[u8]> },
+    /// A directory; closed if `names` is there: name → what stands under it.
+    Directory { names: Option<Box<BTreeMap<Box<[u8]>, EntryKind>>> },
+    /// An `AtomicWriter` volume: logical relative path (`.` for the directory `..data` points at) → entry, sorted.
+    Volume { entries: Box<[VolumeEntry]> },
+}
+
+impl Seal {
+    /// The type of inode that must stand there.
+    #[must_use]
+    pub const fn kind(&self) -> EntryKind {
+        match self {
+            Self::File { .. } => EntryKind::File,
+            Self::Symlink { .. } => EntryKind::Symlink,
+            Self::Directory { .. } | Self::Volume { .. } => EntryKind::Directory,
+        }
+    }
+}
+
+/// One logical file or directory of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeEntry {
+    /// Path below `..data`, without a leading slash; `.` is the directory itself.
+    pub path: Box<[u8]>,
+    /// How it may change.
+    pub class: Class,
+    /// Content of a file; `None` for a directory.
+    pub file: Option<(Option<u64>, Content)>,
+    /// What it comes from, such as `ConfigMap/name:key`, where the baseline says so.
+    pub source: Option<Box<str>>,
+    /// Mode, owner, extended attributes.
+    pub attributes: Attributes,
+}
+
+/// How the content of a file is sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// By its SHA-256.
+    Sha256(Digest),
+    /// A secret: by HMAC-SHA256 under the cluster's key.
+    Hmac(Digest),
+    /// A private key: by the SHA-256 of its `SubjectPublicKeyInfo`.
+    PublicKey(Digest),
+    /// Rotated: by the identity it must keep.
+    Identity(Arc<SealedIdentity>),
+    /// Not at all (opaque, or generated and not yet known).
+    Any,
+}
+
+impl Content {
+    /// Key and value for a [`State`]; nothing for secrets.
+    #[must_use]
+    pub fn state(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Sha256(digest) => Some(("sha256", hex::encode(digest))),
+            Self::PublicKey(digest) => Some(("public_key", hex::encode(digest))),
+            Self::Identity(identity) => Some(("identity", identity.to_string())),
+            Self::Hmac(_) | Self::Any => None,
+        }
+    }
+}
+
+/// The type of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Directory,
+    /// Symbolic link.
+    Symlink,
+    /// FIFO.
+    Fifo,
+    /// Unix socket.
+    Socket,
+    /// Character device.
+    Char,
+    /// Block device.
+    Block,
+}
+
+impl EntryKind {
+    /// The word in statements and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::Char => "char",
+            Self::Block => "block",
+        }
+    }
+
+    /// From `st_mode`; `None` for what Linux does not know.
+    #[must_use]
+    pub fn from_mode(mode: u32) -> Option<Self> {
+        use rustix::fs::FileType;
+        Some(match FileType::from_raw_mode(mode) {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::Char,
+            FileType::BlockDevice => Self::Block,
+            FileType::Unknown => return None,
+        })
+    }
+}
+
+/// Mode, owner and extended attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// Permission bits with setuid, setgid and sticky (`07777`).
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Extended attributes by name; none is the usual case and costs a word.
+    pub xattrs: Option<Box<BTreeMap<Box<[u8]>, XattrValue>>>,
+}
+
+impl Attributes {
+    /// As records show them.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let mut state = State::from([
+            ("mode".to_owned(), format!("{:04o}", self.mode)),
+            ("uid".to_owned(), self.uid.to_string()),
+            ("gid".to_owned(), self.gid.to_string()),
+        ]);
+        for (name, value) in self.xattrs.iter().flat_map(|map| map.iter()) {
+            state.insert(xattr_key(name), value.to_string());
+        }
+        state
+    }
+}
+
+/// The key of an extended attribute in a [`State`].
+#[must_use]
+pub fn xattr_key(name: &[u8]) -> String {
+    format!("xattr.{}", HostPath::new(name.to_vec()))
+}
+
+/// Longest value of an extended attribute kept as it is; longer ones are kept by their hash.
+pub const XATTR_INLINE: usize = 64;
+
+/// The value of an extended attribute: short ones as they are, long ones by SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum XattrValue {
+    /// The bytes, at most [`XATTR_INLINE`].
+    Bytes(Box<[u8]>),
+    /// Their SHA-256.
+    Sha256(Digest),
+}
+
+impl XattrValue {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(value: &[u8]) -> Self {
+        if value.len() <= XATTR_INLINE {
+            Self::Bytes(value.into())
+        } else {
+            Self::Sha256(Sha256::digest(value).into())
+        }
+    }
+
+    /// Whether both stand for the same bytes.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
+    }
+
+    fn digest(&self) -> Digest {
+        match self {
+            Self::Bytes(bytes) => Sha256::digest(bytes).into(),
+            Self::Sha256(digest) => *digest,
+        }
+    }
+}
+
+impl std::fmt::Display for XattrValue {
+    /// `base64:...` or `sha256:...`, as in a statement.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use base64::Engine as _;
+        match self {
+            Self::Bytes(bytes) => {
+                write!(f, "base64:{}", base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
+            Self::Sha256(digest) => write!(f, "sha256:{}", hex::encode(digest)),
+        }
+    }
+}
+
+/// Who may lawfully publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writer {
+    /// The kubelet of this node: a process that the attribution has proven to be it.
+    Kubelet,
+    /// An executable by path and content.
+    Executable { name: String, exe: HostPath, sha256: Digest },
+}
+
+impl Writer {
+    /// The built-in name.
+    pub const KUBELET: &'static str = "kubelet";
+
+    /// The name objects use.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Kubelet => Self::KUBELET,
+            Self::Executable { name, .. } => name,
+        }
+    }
+}

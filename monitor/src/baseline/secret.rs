@@ -1,0 +1,148 @@
+//! Content that must never be told: private keys are known by their public key, other secrets by an HMAC.
+//!
+//! A plain hash of a secret lets anyone who reads records test guesses against it; the HMAC needs the cluster's key.
+
+use std::path::Path;
+
+use hmac::{Hmac, Mac as _};
+use memchr::memmem;
+use sha2::{Digest as _, Sha256};
+use spki::der::{Decode as _, Encode as _, asn1::BitStringRef};
+use x509_parser::prelude::Pem;
+
+use super::error::Error;
+use super::identity::looks_like_token;
+use super::object::Digest;
+use crate::model::HostPath;
+
+/// The cluster's key for HMACs. Its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct SecretKey(Vec<u8>);
+
+impl std::fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretKey(..)")
+    }
+}
+
+impl SecretKey {
+    /// Fewest bytes of a key.
+    pub const MIN: usize = 32;
+
+    /// Takes the key's bytes.
+    ///
+    /// # Errors
+    /// Fewer than [`Self::MIN`] bytes.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, Error> {
+        if bytes.len() < Self::MIN {
+            return Err(Error::new(
+                "secret key too short",
+                "",
+                format!("at least {} bytes, as from `openssl rand -out FILE 32`", Self::MIN),
+            ));
+        }
+        Ok(Self(bytes))
+    }
+
+    /// Reads the key file: its bytes as they are.
+    ///
+    /// # Errors
+    /// The file cannot be read, is longer than 4096 bytes, or holds fewer than [`Self::MIN`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        Self::new(super::read_bounded(path, 4096)?).map_err(|e| e.in_file(path.display()))
+    }
+
+    /// A running HMAC under this key.
+    pub(super) fn mac(&self) -> Option<Hmac<Sha256>> {
+        Hmac::new_from_slice(&self.0).ok()
+    }
+}
+
+/// Whether the kubelet publishes secrets there.
+#[must_use]
+pub fn is_secret_path(path: &HostPath) -> bool {
+    memmem::find(path.as_bytes(), b"/kubernetes.io~secret/").is_some()
+}
+
+/// Whether the content is a secret by itself: it holds a private key, or is a token.
+#[must_use]
+pub fn is_secret_content(bytes: &[u8]) -> bool {
+    memmem::find(bytes, b"PRIVATE KEY-----").is_some()
+        || looks_like_token(bytes)
+        || pkcs8::PrivateKeyInfo::from_der(bytes).is_ok()
+}
+
+/// SHA-256 of the `SubjectPublicKeyInfo` of the one private key this file holds, and nothing else but
+/// `EC PARAMETERS`; `None` where it is something else, holds more, or does not tell its public key.
+#[must_use]
+pub fn public_key_of(bytes: &[u8]) -> Option<Digest> {
+    let spki = if memmem::find(bytes, b"-----BEGIN ").is_some() {
+        let mut blocks = Vec::new();
+        for block in Pem::iter_from_buffer(bytes) {
+            let block = block.ok()?;
+            if block.label != "EC PARAMETERS" {
+                blocks.push(block);
+            }
+        }
+        let [block] = blocks.as_slice() else { return None };
+        match block.label.as_str() {
+            "PRIVATE KEY" => from_pkcs8(&block.contents)?,
+            "EC PRIVATE KEY" => from_sec1(&block.contents, None)?,
+            "RSA PRIVATE KEY" => from_pkcs1(&block.contents)?,
+            _ => return None,
+        }
+    } else {
+        from_pkcs8(bytes)?
+    };
+    Some(Sha256::digest(spki).into())
+}
+
+fn from_pkcs8(der: &[u8]) -> Option<Vec<u8>> {
+    const EC: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+    const RSA: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+    const ED25519: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.3.101.112");
+
+    let info = pkcs8::PrivateKeyInfo::from_der(der).ok()?;
+    match info.algorithm.oid {
+        EC => from_sec1(info.private_key, info.algorithm.parameters_oid().ok()),
+        RSA => from_pkcs1(info.private_key),
+        ED25519 => {
+            let seed: [u8; 32] = info.private_key.strip_prefix(&[4, 32])?.try_into().ok()?;
+            let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+            spki_der(spki::AlgorithmIdentifierRef { oid: ED25519, parameters: None }, key.as_bytes())
+        }
+        _ => None,
+    }
+}
+
+fn from_sec1(der: &[u8], curve: Option<pkcs8::ObjectIdentifier>) -> Option<Vec<u8>> {
+    const P256: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+    const EC: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+
+    let key = sec1::EcPrivateKey::from_der(der).ok()?;
+    let curve = curve.or_else(|| key.parameters.and_then(sec1::EcParameters::named_curve))?;
+    let point = if curve == P256 {
+        // Worked out, not believed.
+        let secret = p256::SecretKey::from_slice(key.private_key).ok()?;
+        p256::elliptic_curve::sec1::ToEncodedPoint::to_encoded_point(&secret.public_key(), false)
+            .as_bytes()
+            .to_vec()
+    } else {
+        key.public_key?.to_vec()
+    };
+    let parameters = spki::der::asn1::AnyRef::from(&curve);
+    spki_der(spki::AlgorithmIdentifierRef { oid: EC, parameters: Some(parameters) }, &point)
+}
+
+fn from_pkcs1(der: &[u8]) -> Option<Vec<u8>> {
+    const RSA: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+    let key = pkcs1::RsaPrivateKey::from_der(der).ok()?;
+    let public = key.public_key().to_der().ok()?;
+    let parameters = Some(spki::der::asn1::AnyRef::NULL);
+    spki_der(spki::AlgorithmIdentifierRef { oid: RSA, parameters }, &public)
+}
+
+fn spki_der(algorithm: spki::AlgorithmIdentifierRef<'_>, key: &[u8]) -> Option<Vec<u8>> {
+    let subject_public_key = BitStringRef::from_bytes(key).ok()?;
+    spki::SubjectPublicKeyInfo { algorithm, subject_public_key }.to_der().ok()
+}

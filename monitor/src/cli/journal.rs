@@ -1,0 +1,104 @@
+//! `meshseal journal verify`: checks a journal offline.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::output::{self, one_line};
+use super::{Failure, Format};
+use crate::journal::{Against, JournalError, Report, verify};
+
+/// Arguments of `journal`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check every leaf, link and checkpoint of a journal, without an agent.
+    ///
+    /// Exit status: 0 sound, 1 tampered with or an undeclared hole, 2 unreadable.
+    Verify {
+        /// The journal: `<stateDir>/journal`.
+        dir: PathBuf,
+        /// A checkpoint of this journal kept elsewhere (the `note` of a checkpoint record): finds a cut tail or a fork.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// The node's public key from elsewhere (vkey line or PEM), instead of the journal's own node.pub.
+        #[arg(long, value_name = "PUB")]
+        key: Option<PathBuf>,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The journal, or a file named on the command line, cannot be read.
+pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
+    let Command::Verify { dir, checkpoint, key } = &args.command;
+    let note = checkpoint.as_deref().map(read).transpose()?;
+    let key = key.as_deref().map(read_text).transpose()?;
+    let against = Against { checkpoint: note.as_deref(), key: key.as_deref() };
+    let report = verify(dir, against).map_err(|e| match e {
+        JournalError::Io { path, source } => Failure::new("journal", path.display(), source),
+        JournalError::Missing(dir) => {
+            Failure::new("journal", dir.display(), "no journal, expected a directory with a meta.json")
+        }
+        e => Failure::new("journal", dir.display(), e),
+    })?;
+    if format.is_json() {
+        let json = serde_json::to_string(&report).map_err(|e| Failure::new("journal", dir.display(), e))?;
+        output::line(&json)?;
+    } else {
+        output::text(&text(&report))?;
+    }
+    Ok(ExitCode::from(u8::from(!report.sound)))
+}
+
+/// At most 1 MiB: no checkpoint or key is larger.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    use std::io::Read as _;
+    let fail = |e: std::io::Error| Failure::new("journal", path.display(), e);
+    let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+    if !kind.is_file() {
+        return Err(Failure::new(
+            "journal",
+            path.display(),
+            "not a regular file, expected a checkpoint or a key",
+        ));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(fail)?.take(1 << 20).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read(path)?).map_err(|_| {
+        Failure::new("journal", path.display(), "not text, expected a vkey line or a PEM public key")
+    })
+}
+
+fn text(report: &Report) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let verdict = if report.sound { "sound" } else { "TAMPERED" };
+    let _ = writeln!(out, "{verdict}: {}", one_line(&report.origin));
+    let _ = writeln!(
+        out,
+        "{} records, {} present, {} checkpoints, signed up to record {}\nroot {}",
+        report.records, report.present, report.checkpoints, report.signed, report.root
+    );
+    for finding in &report.findings {
+        let _ = writeln!(out, "finding: {}", one_line(finding));
+    }
+    if report.more_findings > 0 {
+        let _ = writeln!(out, "finding: and {} more", report.more_findings);
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "note: {}", one_line(note));
+    }
+    out
+}

@@ -1,0 +1,168 @@
+//! The containers of a node, by the bundles their runtimes leave below /run: an OCI runtime configuration each.
+//!
+//! containerd: `<state>/io.containerd.runtime.v2.task/k8s.io/<id>/config.json`, with annotations of its CRI plugin
+//! (`internal/cri/annotations`). CRI-O: `/run/containers/storage/overlay-containers/<id>/userdata/config.json`
+//! (`pkg/annotations`). Both are root's, and gone with the container.
+
+use serde::Deserialize;
+
+use crate::baseline::Root;
+use crate::model::HostPath;
+
+/// Where bundles lie, and what stands between one's directory and its configuration.
+const BUNDLES: [(&str, &str); 3] = [
+    ("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
+    ("/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
+    ("/run/containers/storage/overlay-containers", "/userdata"),
+];
+/// Most containers.
+const CONTAINERS_MAX: usize = 1 << 14;
+/// Longest configuration, in bytes.
+const CONFIG_MAX: u64 = 4 << 20;
+
+/// A container of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeContainer {
+    /// Its id.
+    pub id: String,
+    /// Uid of its pod.
+    pub pod_uid: String,
+    /// Namespace and name of its pod, where they are noted.
+    pub pod: Option<(String, String)>,
+    /// Its name in the pod.
+    pub name: String,
+    /// The image as the pod names it, written out by the runtime.
+    pub image: String,
+    /// Its root on the host.
+    pub rootfs: HostPath,
+    /// Its runtime configuration, which is there as long as it is.
+    pub config: HostPath,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+    root: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    path: String,
+}
+
+/// The directories that have an entry for each container.
+pub fn bundles() -> impl Iterator<Item = HostPath> {
+    BUNDLES.iter().map(|(dir, _)| HostPath::from(*dir))
+}
+
+/// All containers, pods' sandboxes not among them.
+#[must_use]
+pub fn read(root: &Root) -> Vec<NodeContainer> {
+    let mut containers = Vec::new();
+    for (dir, below) in BUNDLES {
+        let dir = HostPath::from(dir);
+        for id in root.list(&dir).unwrap_or_default().keys() {
+            let Ok(id) = std::str::from_utf8(id) else { continue };
+            let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
+            let found = root.read(&bundle.join(b"config.json"), CONFIG_MAX).ok();
+            if let Some(container) = found.and_then(|text| container(id, &bundle, &text))
+                && containers.len() < CONTAINERS_MAX
+            {
+                containers.push(container);
+            }
+        }
+    }
+    containers
+}
+
+fn container(id: &str, bundle: &HostPath, text: &[u8]) -> Option<NodeContainer> {
+    let config: Config = serde_json::from_slice(text).ok()?;
+    let noted = |names: [&str; 2]| names.iter().find_map(|name| config.annotations.get(*name)).cloned();
+    let kind = noted(["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"])?;
+    if kind != "container" {
+        return None;
+    }
+    let path = &config.root.path;
+    Some(NodeContainer {
+        id: id.to_owned(),
+        pod_uid: noted(["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"])?,
+        pod: noted(["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"])
+            .zip(noted(["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"])),
+        name: noted(["io.kubernetes.cri.container-name", "io.kubernetes.container.name"])?,
+        image: noted(["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"])?,
+        rootfs: if path.starts_with('/') {
+            HostPath::from(path.as_str())
+        } else {
+            bundle.join(path.as_bytes())
+        },
+        config: bundle.join(b"config.json"),
+    })
+}
+
+/// A reference with what is left out of it by custom: registry, `library/`, tag (`distribution/reference`).
+#[must_use]
+pub fn written_out(reference: &str) -> String {
+    let (name, rest) = reference.split_once('@').map_or((reference, None), |(name, rest)| (name, Some(rest)));
+    let slash = name.find('/');
+    let first = &name[..slash.unwrap_or(0)];
+    let with_registry = slash.is_some() && (first.contains(['.', ':']) || first == "localhost");
+    let name = match (with_registry, slash) {
+        (true, _) => name.to_owned(),
+        (false, Some(_)) => format!("docker.io/{name}"),
+        (false, None) => format!("docker.io/library/{name}"),
+    };
+    let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    match rest {
+        Some(digest) => format!("{name}@{digest}"),
+        None if tagged => name,
+        None => format!("{name}:latest"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NodeContainer, container, written_out};
+    use crate::model::HostPath;
+
+    #[test]
+    fn references_are_written_out() {
+        for (short, long) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("istio/proxyv2:1.2", "docker.io/istio/proxyv2:1.2"),
+            ("localhost/a", "localhost/a:latest"),
+            ("r.example:5000/a/b:1", "r.example:5000/a/b:1"),
+            ("a/b@sha256:00", "docker.io/a/b@sha256:00"),
+        ] {
+            assert_eq!(written_out(short), long);
+        }
+    }
+
+    #[test]
+    fn bundles_of_both_runtimes_are_understood() {
+        let bundle = HostPath::from("/run/b/1");
+        let containerd = br#"{"root": {"path": "rootfs"}, "annotations": {
+            "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "proxy",
+            "io.kubernetes.cri.sandbox-namespace": "n", "io.kubernetes.cri.sandbox-name": "p",
+            "io.kubernetes.cri.sandbox-uid": "u", "io.kubernetes.cri.image-name": "docker.io/a/b:1"}}"#;
+        let expected = NodeContainer {
+            id: "1".into(),
+            pod_uid: "u".into(),
+            pod: Some(("n".into(), "p".into())),
+            name: "proxy".into(),
+            image: "docker.io/a/b:1".into(),
+            rootfs: HostPath::from("/run/b/1/rootfs"),
+            config: HostPath::from("/run/b/1/config.json"),
+        };
+        assert_eq!(container("1", &bundle, containerd), Some(expected.clone()));
+        let crio = br#"{"root": {"path": "/var/lib/x/merged"}, "annotations": {
+            "io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.container.name": "proxy",
+            "io.kubernetes.pod.namespace": "n", "io.kubernetes.pod.name": "p",
+            "io.kubernetes.pod.uid": "u", "io.kubernetes.cri-o.ImageName": "docker.io/a/b:1"}}"#;
+        let rootfs = HostPath::from("/var/lib/x/merged");
+        assert_eq!(container("1", &bundle, crio), Some(NodeContainer { rootfs, ..expected }));
+        let sandbox = br#"{"root": {"path": "rootfs"}, "annotations": {"io.kubernetes.cri.container-type": "sandbox"}}"#;
+        assert_eq!(container("1", &bundle, sandbox), None);
+        assert_eq!(container("1", &bundle, b"{"), None);
+    }
+}

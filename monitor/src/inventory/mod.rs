@@ -1,0 +1,11 @@
+//! What is on this node: processes, mounts, lawful writers, mesh files. Read from /proc and the node's root, all of
+//! it taken as hostile input; nothing here decides whether something is a violation.
+
+pub mod containers;
+pub mod handles;
+pub mod mesh;
+pub mod mounts;
+pub mod pods;
+pub mod procs;
+pub mod workloads;
+pub mod writers;

@@ -1,0 +1,203 @@
+//! Files of the journal directory: names, the lock, atomic replacement, and the hook tests use to make disks fail.
+
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::JournalError;
+use super::frame::{SEGMENT_HEAD, SegmentHead, SegmentKind};
+
+pub(super) const META: &str = "meta.json";
+pub(super) const LOCK: &str = "lock";
+pub(super) const TREE: &str = "tree";
+pub(super) const CHECKPOINT: &str = "checkpoint";
+pub(super) const KEY: &str = "node.key";
+pub(super) const PUB: &str = "node.pub";
+pub(super) const KEYS: &str = "keys";
+/// Suffix of files that are not there yet: written, then renamed. Left-overs are removed at start.
+pub(super) const TMP: &str = ".tmp";
+
+/// What is about to be done to a file; see [`Faults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Frames into a segment.
+    WriteLog,
+    /// `fdatasync` of a segment.
+    SyncLog,
+    /// Hashes into the tree file.
+    WriteTree,
+    /// A new file.
+    Create,
+}
+
+/// Makes the disk fail where a test wants it to.
+pub trait Faults: Send + Sync + Debug {
+    /// Called before `op`. On an error nothing, or with `Some(n)` only the first `n` bytes, has reached the file.
+    ///
+    /// # Errors
+    /// The failure to simulate.
+    fn before(&self, op: Op) -> Result<(), (io::Error, Option<usize>)>;
+}
+
+/// One segment file in the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) kind: SegmentKind,
+    pub(super) first: u64,
+}
+
+/// Name of a log segment.
+pub(super) fn segment_name(kind: SegmentKind, first: u64) -> String {
+    match kind {
+        SegmentKind::Log => format!("log-{first:020}.seg"),
+        SegmentKind::Kept => format!("kept-{first:020}.seg"),
+    }
+}
+
+fn parse_name(name: &str) -> Option<(SegmentKind, u64)> {
+    let (kind, number) = match name.strip_prefix("log-") {
+        Some(rest) => (SegmentKind::Log, rest),
+        None => (SegmentKind::Kept, name.strip_prefix("kept-")?),
+    };
+    let number =
+        number.strip_suffix(".seg").filter(|n| n.len() == 20 && n.bytes().all(|b| b.is_ascii_digit()))?;
+    Some((kind, number.parse().ok()?))
+}
+
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// By first sequence number; a kept segment before the log segment of the same number.
+    pub(super) segments: Vec<Segment>,
+    /// Names that do not belong here.
+    pub(super) strangers: Vec<PathBuf>,
+    /// Left-overs of writes that did not finish.
+    pub(super) unfinished: Vec<PathBuf>,
+}
+
+/// Lists the directory.
+pub(super) fn list(dir: &Path) -> Result<Listing, JournalError> {
+    let mut out = Listing::default();
+    let entries = fs::read_dir(dir).map_err(JournalError::io(dir))?;
+    for entry in entries {
+        let entry = entry.map_err(JournalError::io(dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if let Some((kind, first)) = parse_name(&name) {
+            out.segments.push(Segment { path: entry.path(), kind, first });
+        } else if name.ends_with(TMP) {
+            out.unfinished.push(entry.path());
+        } else if ![META, LOCK, TREE, CHECKPOINT, KEY, PUB, KEYS].contains(&&*name) {
+            out.strangers.push(entry.path());
+        }
+    }
+    out.segments.sort_by_key(|s| (s.first, s.kind == SegmentKind::Log));
+    Ok(out)
+}
+
+/// Makes a directory, 0700, where there is none.
+pub(super) fn make_dir(dir: &Path) -> Result<(), JournalError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(JournalError::io(dir))
+}
+
+/// Opens for reading and writing, 0600, made where it is missing.
+pub(super) fn open_rw(path: &Path) -> Result<File, JournalError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(JournalError::io(path))
+}
+
+/// Makes names in the directory durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), JournalError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(JournalError::io(dir))
+}
+
+/// Puts `bytes` under `name`, all or nothing, durably, 0600.
+pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), JournalError> {
+    let (tmp, path) = (dir.join(format!("{name}{TMP}")), dir.join(name));
+    drop(fs::remove_file(&tmp));
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&tmp, &path)
+    };
+    if let Err(source) = write() {
+        drop(fs::remove_file(&tmp));
+        return Err(JournalError::Io { path, source });
+    }
+    sync_dir(dir)
+}
+
+/// Reads a whole file of at most `limit` bytes; `None` where there is none.
+pub(super) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, JournalError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(JournalError::io(path)(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(JournalError::io(path))?;
+    if bytes.len() as u64 > limit {
+        return Err(JournalError::Tampered(format!(
+            "{}: larger than {limit} bytes",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        )));
+    }
+    Ok(Some(bytes))
+}
+
+/// Reads the head of a segment, and checks that it belongs to `journal` and to its name.
+pub(super) fn read_head(segment: &Segment, file: &File, journal: u128) -> Result<SegmentHead, JournalError> {
+    let mut bytes = [0; SEGMENT_HEAD];
+    let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(JournalError::Tampered(format!("{name}: shorter than its head")));
+        }
+        Err(e) => return Err(JournalError::io(&segment.path)(e)),
+    }
+    let head = SegmentHead::decode(&bytes)
+        .ok_or_else(|| JournalError::Tampered(format!("{name}: its head is damaged")))?;
+    if head.kind != segment.kind || head.first != segment.first || head.journal != journal {
+        return Err(JournalError::Tampered(format!("{name}: its head belongs to another segment")));
+    }
+    Ok(head)
+}
+
+/// Takes the single writer's lock.
+pub(super) fn lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join(LOCK);
+    let file = open_rw(&path)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked(dir.to_path_buf())),
+        Err(e) => Err(JournalError::io(path)(e.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SegmentKind, parse_name, segment_name};
+
+    #[test]
+    fn names_come_back() {
+        for (kind, first) in [(SegmentKind::Log, 1), (SegmentKind::Kept, u64::MAX)] {
+            assert_eq!(parse_name(&segment_name(kind, first)), Some((kind, first)));
+        }
+        for bad in ["log-1.seg", "log-+0000000000000000001.seg", "kept-99999999999999999999.seg", "x", "log-"]
+        {
+            assert_eq!(parse_name(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Acts: observations of one unit, folded by (operation, name, actor) until it settles.
+
+use std::time::Instant;
+
+use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Time};
+
+/// Acts kept apart in one unit and round; more are counted in the last one's `more`.
+const MAX_ACTS: usize = 64;
+
+/// What was done to one unit, by one actor, on one name, one or more times.
+#[derive(Debug, Clone)]
+pub(crate) struct Act {
+    pub(crate) operation: Operation,
+    /// Host path of the thing acted upon, as far as known.
+    pub(crate) path: HostPath,
+    /// For rename: where it went, if that is a watched directory.
+    pub(crate) to: Option<HostPath>,
+    /// The inode acted upon.
+    pub(crate) inode: Option<InodeKey>,
+    /// Path in its file system (tells an alias).
+    pub(crate) path_in_fs: Option<HostPath>,
+    pub(crate) actor: Result<Box<Actor>, String>,
+    pub(crate) sensor: Rung,
+    pub(crate) count: u64,
+    pub(crate) first: Time,
+    pub(crate) last: Time,
+    /// Nothing came of it: refused, or failed.
+    pub(crate) denied: bool,
+    /// The kernel itself did not carry it out.
+    pub(crate) failed: bool,
+}
+
+impl Act {
+    /// An act on `path` as `observation` tells it.
+    pub(crate) fn new(observation: &Observation, path: HostPath, to: Option<HostPath>) -> Self {
+        Self {
+            operation: observation.operation,
+            path,
+            to,
+            inode: observation.inode,
+            path_in_fs: observation.path_in_fs.clone(),
+            actor: observation.actor.clone(),
+            sensor: observation.sensor,
+            count: observation.count.max(1),
+            first: observation.time,
+            last: observation.time,
+            denied: observation.denied || observation.failed,
+            failed: observation.failed,
+        }
+    }
+
+    /// Same cause: folds into one.
+    fn same(&self, other: &Self) -> bool {
+        self.operation == other.operation
+            && self.denied == other.denied
+            && self.path == other.path
+            && self.to == other.to
+            && self.inode == other.inode
+            && match (&self.actor, &other.actor) {
+                (Ok(a), Ok(b)) => {
+                    a.tgid == b.tgid && a.start_boottime == b.start_boottime && a.comm == b.comm
+                }
+                (Err(a), Err(b)) => a == b,
+                _ => false,
+            }
+    }
+
+    /// It can change bytes.
+    pub(crate) const fn touches_content(&self) -> bool {
+        matches!(self.operation, Operation::Write | Operation::Truncate | Operation::Mmap | Operation::Ioctl)
+    }
+
+    /// It can change mode, owner, times or extended attributes.
+    pub(crate) const fn touches_attributes(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::Setattr | Operation::FileSetattr | Operation::Setxattr | Operation::Removexattr
+        )
+    }
+
+    /// It changes names.
+    pub(crate) const fn touches_names(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::Link
+                | Operation::Symlink
+                | Operation::Create
+                | Operation::Mkdir
+                | Operation::Mknod
+                | Operation::Unlink
+                | Operation::Rmdir
+                | Operation::Rename
+        )
+    }
+}
+
+/// What waits for a unit to settle.
+#[derive(Debug, Default)]
+pub(crate) struct Acts {
+    acts: Vec<Act>,
+    /// Acts beyond `MAX_ACTS`, counted only.
+    pub(crate) more: u64,
+    /// When the first one came, by the agent's clock.
+    pub(crate) since: Option<Instant>,
+}
+
+impl Acts {
+    /// Adds an act, folding it into one of the same cause.
+    pub(crate) fn push(&mut self, mut act: Act, now: Instant) {
+        self.since.get_or_insert(now);
+        if let Ok(worker) = &act.actor
+            && worker.is_io_worker()
+        {
+            // It acts for whoever opened the file, and that is who is looked for.
+            let mut opened = self.acts.iter().filter_map(|known| known.actor.as_ref().ok());
+            if let Some(submitter) = opened.find(|actor| worker.works_for(actor)) {
+                act.actor = Ok(submitter.clone());
+            }
+        }
+        if let Some(same) = self.acts.iter_mut().find(|known| known.same(&act)) {
+            same.count = same.count.saturating_add(act.count);
+            same.last = same.last.max(act.last);
+            same.first = same.first.min(act.first);
+        } else if self.acts.len() < MAX_ACTS {
+            self.acts.push(act);
+        } else {
+            self.more = self.more.saturating_add(act.count);
+        }
+    }
+
+    /// The acts, in order of first appearance.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Act> {
+        self.acts.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.acts.is_empty()
+    }
+
+    /// Merges acts that were taken out but could not be judged.
+    pub(crate) fn put_back(&mut self, earlier: Self, now: Instant) {
+        let later = std::mem::replace(self, earlier);
+        self.more = self.more.saturating_add(later.more);
+        for act in later.acts {
+            self.push(act, now);
+        }
+    }
+}
+
+/// Of some acts the one that tells most about a finding: the highest operation, the earliest among equals; an act
+/// with a known actor before one without.
+pub(crate) fn decisive<'a>(acts: impl IntoIterator<Item = &'a Act>) -> Option<&'a Act> {
+    let mut best: Option<&Act> = None;
+    for act in acts {
+        best = match best {
+            None => Some(act),
+            Some(known) => {
+                let rank = |a: &Act| (a.actor.is_ok(), a.operation);
+                Some(if rank(act) > rank(known) { act } else { known })
+            }
+        };
+    }
+    best
+}

@@ -1,0 +1,587 @@
+//! What follows from one look: records, violations, and the state of the unit.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::baseline::{Anchor, Content, Found, FoundKind, ObserveError, Seal, Writer};
+use crate::inventory::writers::Lawful;
+use crate::model::{
+    Action, AttemptBody, ChangeBody, Class, Draft, GapBody, HostPath, ObjectRef, Operation, RecordBody,
+    Resolution, Rung, Severity, State, Target, Time, ViolationBody, ViolationKind,
+};
+
+use super::acts::{Act, Acts, decisive};
+use super::covered::{covered, reached_into};
+use super::directory::{Neighbours, directory};
+use super::look::{Job, Look};
+use super::slots::Ix;
+use super::topology::is_mount;
+use super::unit::{Standing, Unit, Units};
+use super::verdict::{Seen, Verdict, file};
+use super::violations::Finding;
+use super::volume::Volume;
+use super::{Judge, RETRY, WAIT_FOR_ACTS, WAITS_FOR_ACTS};
+
+/// Looks at a volume that its lawful writer is still working on, before what it left is judged.
+const WAITS_FOR_WRITER: u8 = 8;
+/// How long each such wait is.
+const WAIT_FOR_WRITER: Duration = Duration::from_millis(150);
+/// Looks after an act that moved nothing, before it is told as an attempt.
+const WAITS_FOR_EFFECT: u8 = 2;
+/// How long an object that cannot be read is left alone.
+const RETRY_UNREADABLE: Duration = Duration::from_secs(10);
+
+impl Judge {
+    /// Draws the conclusions of one look.
+    pub(super) fn conclude(&mut self, ix: Ix, job: &Job, seen: Result<Look, ObserveError>, acts: Acts) {
+        let mut look = match seen {
+            Ok(look) => look,
+            Err(error) => return self.cannot_look(ix, &error, acts),
+        };
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        if !unit.object.is(&job.object) {
+            // It was sealed anew while it was looked at.
+            unit.acts.put_back(acts, Instant::now());
+            self.schedule.set(ix, Instant::now());
+            return;
+        }
+        let Some(unit) = self.units.get(ix) else { return };
+        let (lawful, unlawful) = self.split(unit, &acts);
+        if look.found.is_none() && self.goes_lawfully(unit, &acts) {
+            return self.retire(ix, "taken away by the kubelet with its pod");
+        }
+        if look.ended {
+            return self.retire(ix, "its container ended");
+        }
+        let verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
+        let wait = self
+            .must_wait(unit, &verdict, &acts, &lawful, &unlawful)
+            // A runtime takes the root of an ended container away first, and then what the container lives by.
+            .or_else(|| {
+                let ending = look.found.is_none() && unit.container.is_some();
+                (ending && unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER)
+            });
+        if let Some(wait) = wait {
+            let Some(unit) = self.units.get_mut(ix) else { return };
+            unit.waited += 1;
+            unit.acts.put_back(acts, Instant::now());
+            self.schedule.at_latest(ix, Instant::now() + wait);
+            return;
+        }
+        let superseded = look.as_before && unit.content.is_none_or(|known| Some(known) == look.content);
+        let was_superseded = unit.standing == Standing::Superseded;
+        let changed = unit.content.is_some() && unit.content != look.content;
+        let object = unit.object_ref();
+        let mut findings = if superseded { Vec::new() } else { verdict.findings };
+        findings.retain_mut(|finding| !self.book.explains(finding));
+        self.held(ix, job.ask, std::mem::take(&mut look.holders), &acts, &mut findings);
+        if findings.is_empty() && changed && (was_superseded || !lawful.is_empty()) {
+            self.accepted(ix, &look, &lawful, was_superseded);
+        }
+        for act in verdict.attempts {
+            self.attempt(&object, &act);
+        }
+        let standing = findings.iter().any(|finding| finding.standing);
+        for finding in &findings {
+            self.tell(finding);
+            if finding.kind == ViolationKind::Unexpected && finding.standing {
+                self.watch_stray(ix, &finding.object.path);
+            }
+        }
+        self.put_right(ix, &findings, &look);
+        self.remember(ix, look, standing, superseded);
+    }
+
+    fn cannot_look(&mut self, ix: Ix, error: &ObserveError, acts: Acts) {
+        let now = Instant::now();
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.acts.put_back(acts, now);
+        let unstable = matches!(error, ObserveError::Unstable { .. });
+        unit.waited = unit.waited.saturating_add(1);
+        let again = if unstable { RETRY } else { RETRY_UNREADABLE };
+        // A file that is being written is no news; one that never rests is.
+        let news = !unstable || unit.waited == 40;
+        let reason = error.to_string();
+        if news && unit.unreadable.as_ref() != Some(&reason) {
+            unit.unreadable = Some(reason.clone());
+            unit.standing = Standing::Unverified;
+            let body = GapBody {
+                at: "hash".to_owned(),
+                reason,
+                objects: vec![unit.object.path.clone()],
+                ..GapBody::default()
+            };
+            self.out.push(Draft::now(Severity::Medium, RecordBody::Gap(body)));
+        }
+        self.schedule.at_latest(ix, now + again);
+    }
+
+    /// Acts of lawful writers of this unit, and all others.
+    fn split<'a>(&self, unit: &Unit, acts: &'a Acts) -> (Vec<&'a Act>, Vec<&'a Act>) {
+        let writers = writers_of(unit);
+        acts.iter().partition(|act| self.is_lawful(act, &writers))
+    }
+
+    /// A lawful writer of this unit acted.
+    pub(super) fn is_lawful_here(&self, unit: &Unit, act: &Act) -> bool {
+        self.is_lawful(act, &writers_of(unit))
+    }
+
+    fn is_lawful(&self, act: &Act, writers: &[Writer]) -> bool {
+        let Ok(actor) = &act.actor else { return false };
+        writers.iter().any(|writer| self.world.lawful(actor, writer) == Lawful::Yes)
+    }
+
+    /// It was taken away by the kubelet, with the pod it belongs to.
+    fn goes_lawfully(&self, unit: &Unit, acts: &Acts) -> bool {
+        let mut away = acts.iter().filter(|act| act.touches_names() && !act.denied).peekable();
+        away.peek().is_some()
+            && self.world.target(&unit.object.path).is_some()
+            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet]))
+    }
+
+    fn verdict<'a>(
+        &self,
+        unit: &Unit,
+        look: &Look,
+        acts: &'a Acts,
+        lawful: &[&'a Act],
+        unlawful: &[&'a Act],
+    ) -> Verdict {
+        let object = unit.object_ref();
+        let found = look.found.as_ref();
+        let sealed = self.book.sealed_inode(&object.path);
+        let bared = self.ways.bared(&object.path);
+        let over = covered(&object, unit.seen.as_ref(), found, &look.differences, unlawful, (sealed, bared));
+        if over.whole {
+            return Verdict { findings: over.findings, attempts: over.attempts, incomplete: false };
+        }
+        let reached = reached_into(&object, unlawful);
+        let rest = |acts: &[&'a Act]| -> Vec<&'a Act> {
+            let other = |act: &&Act| !is_mount(act.operation) && act.operation != Operation::Ptrace;
+            acts.iter().copied().filter(other).collect()
+        };
+        let (all, unlawful) = (acts.iter().collect::<Vec<_>>(), rest(unlawful));
+        let mut verdict = self.without_mounts(unit, look, &rest(&all), lawful, &unlawful);
+        // The sealed inode itself stands there again.
+        let back = look.differences.is_empty() && sealed.is_some() && found.map(|f| f.inode.ino) == sealed;
+        verdict.findings.retain(|finding| !(back && finding.kind == ViolationKind::Replaced));
+        verdict.findings.extend(over.findings.into_iter().chain(reached));
+        verdict.attempts.extend(over.attempts);
+        verdict
+    }
+
+    fn without_mounts(
+        &self,
+        unit: &Unit,
+        look: &Look,
+        all: &[&Act],
+        lawful: &[&Act],
+        unlawful: &[&Act],
+    ) -> Verdict {
+        let object = unit.object_ref();
+        let first = unit.seen.is_none();
+        let found = look.found.as_ref();
+        match &unit.object.seal {
+            Seal::Volume { .. } => Volume {
+                object: &object,
+                publish: unit.object.publish,
+                members: &unit.members,
+                first,
+                changed: unit.content.is_some() && unit.content != look.content,
+                found,
+                differences: &look.differences,
+                lawful,
+                unlawful,
+                inner: |path: &HostPath| unit.inner_ref(path.clone()),
+            }
+            .verdict(),
+            Seal::Directory { names: Some(_) } => {
+                let around = Around { units: &self.units, unit };
+                directory(&object, unit.seen.as_ref(), found, &look.differences, all, &around)
+            }
+            _ => {
+                let mut verdict = if unlawful.is_empty() && !lawful.is_empty() && look.differences.is_empty()
+                {
+                    Verdict::default()
+                } else {
+                    let of = if unlawful.is_empty() { lawful } else { unlawful };
+                    file(&object, unit.seen.as_ref(), found, &look.differences, of)
+                };
+                self.by_class(unit, look, &mut verdict);
+                verdict
+            }
+        }
+    }
+
+    /// What the class of an object allows.
+    fn by_class(&self, unit: &Unit, look: &Look, verdict: &mut Verdict) {
+        match unit.object.class {
+            Class::Sealed | Class::Generated => {}
+            Class::Opaque => {
+                use ViolationKind as V;
+                verdict.findings.retain(|f| !matches!(f.kind, V::Reverted | V::Content));
+                verdict.attempts.clear();
+            }
+            Class::Rotated => {
+                let changed = unit.content.is_some() && unit.content != look.content;
+                for finding in
+                    verdict.findings.iter_mut().filter(|f| f.kind == ViolationKind::Reverted && changed)
+                {
+                    finding.kind = ViolationKind::Content;
+                    finding.detail = Some("changed by a process that is not its lawful writer".to_owned());
+                }
+            }
+        }
+    }
+
+    /// A finding that acts still under way may explain, or undo, is not told yet.
+    fn must_wait(
+        &self,
+        unit: &Unit,
+        verdict: &Verdict,
+        acts: &Acts,
+        lawful: &[&Act],
+        unlawful: &[&Act],
+    ) -> Option<Duration> {
+        unit.seen?;
+        if verdict.findings.is_empty() {
+            let coming = verdict.attempts.iter().any(may_still_come);
+            return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
+        }
+        if unit.is_volume() && unlawful.is_empty() && !lawful.is_empty() {
+            return (unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER);
+        }
+        if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
+            return Some(WAIT_FOR_ACTS);
+        }
+        let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
+        let unexplained = verdict.findings.iter().filter(news).any(|finding| finding.act.is_none());
+        (unexplained && acts.is_empty() && unit.waited < WAITS_FOR_ACTS).then_some(WAIT_FOR_ACTS)
+    }
+
+    /// A lawful change or rotation.
+    fn accepted(&mut self, ix: Ix, look: &Look, lawful: &[&Act], rebaselined: bool) {
+        let Some(unit) = self.units.get(ix) else { return };
+        let (Some(found), act) = (&look.found, decisive(lawful.iter().copied())) else { return };
+        let (old, new, rotated) = changes(unit, found);
+        let actor = act.and_then(|act| act.actor.as_ref().ok()).map(|actor| (**actor).clone());
+        let unknown = actor.is_none().then(|| "no act of a lawful writer was seen".to_owned());
+        let body = Box::new(ChangeBody {
+            object: unit.object_ref(),
+            operation: act.map_or(Operation::Scrub, |act| act.operation),
+            sensor: act.map_or(Rung::Scrub, |act| act.sensor),
+            old,
+            new,
+            actor,
+            actor_unknown_because: unknown,
+            target: self.target(&unit.object.path),
+            source_commit: unit.source.commit.clone(),
+        });
+        let body = if rotated && !rebaselined {
+            RecordBody::RotationAccepted(body)
+        } else {
+            RecordBody::ChangeAccepted(body)
+        };
+        let time = act.map_or_else(Time::now, |act| act.last);
+        self.out.push(Draft::at(time, Severity::Info, body));
+    }
+
+    /// Something was done to a directory above objects that changed nothing.
+    pub(super) fn attempt_on_way(&mut self, path: &HostPath, act: &Act) {
+        let object = ObjectRef {
+            id: crate::baseline::SealedObject::id_of("", path).to_string(),
+            path: path.clone(),
+            class: Class::Opaque,
+            baseline: None,
+            revision: None,
+        };
+        self.attempt(&object, act);
+    }
+
+    fn attempt(&mut self, object: &ObjectRef, act: &Act) {
+        let body = AttemptBody {
+            object: ObjectRef { path: act.path.clone(), ..object.clone() },
+            operation: act.operation,
+            sensor: act.sensor,
+            count: act.count,
+            first_time: act.first,
+            last_time: act.last,
+            action: if act.denied && !act.failed { Action::Denied } else { Action::Observed },
+            actor: act.actor.as_ref().ok().map(|actor| (**actor).clone()),
+            actor_unknown_because: act.actor.as_ref().err().cloned(),
+            target: self.target(&object.path),
+        };
+        self.out.push(Draft::at(act.first, Severity::Info, RecordBody::Attempt(Box::new(body))));
+    }
+
+    fn tell(&mut self, finding: &Finding) {
+        let target = self.target(&finding.object.path);
+        let actor = finding.act.as_ref().and_then(|act| act.actor.as_deref().ok());
+        let (severity, attack) = self.world.weigh(
+            finding.kind,
+            finding.object.class,
+            &finding.object.path,
+            actor,
+            target.as_ref(),
+        );
+        let draft = self.book.found(finding, severity, attack, target);
+        self.out.extend(draft);
+    }
+
+    /// The pod an object belongs to, as its path tells it, and as its baseline and its container do.
+    fn target(&self, path: &HostPath) -> Option<Target> {
+        let told = self.world.target(path);
+        let Some(unit) = self.owner(path).and_then(|ix| self.units.get(ix)) else { return told };
+        match &unit.object.anchor {
+            Anchor::Host => told,
+            Anchor::Image(_) => unit.container.as_ref().map(|container| container.target.clone()).or(told),
+            Anchor::Workload(workload) => {
+                let mut target = told.unwrap_or_default();
+                target.namespace.get_or_insert_with(|| workload.namespace.clone());
+                target.service_account.get_or_insert_with(|| workload.service_account.clone());
+                // Seen by several containers, it is none's alone.
+                let mounts = unit.object.mounts.as_deref().map_or(&[][..], Vec::as_slice);
+                if let Some(first) = mounts.first()
+                    && mounts.iter().all(|mount| mount.container == first.container)
+                {
+                    target.container.get_or_insert_with(|| first.container.clone());
+                }
+                Some(target)
+            }
+        }
+    }
+
+    /// Open violations whose wrong state was not found again.
+    fn put_right(&mut self, ix: Ix, findings: &[Finding], look: &Look) {
+        let Some(unit) = self.units.get(ix) else { return };
+        let path = unit.object.path.clone();
+        let mut paths = vec![path.clone()];
+        if unit.is_directory() {
+            let below = self.book.open_below(&path);
+            // What lies in a directory that is sealed itself is that one's to tell.
+            paths.extend(below.into_iter().filter(|below| *below != path && self.owner(below) == Some(ix)));
+        }
+        let revision = unit.source.revision;
+        let intact = look.differences.is_empty();
+        let unread = intact
+            && self
+                .reads(ix)
+                .zip(self.units.get(ix).and_then(|unit| unit.reads))
+                .is_some_and(|(now, then)| now == then);
+        for uid in paths.iter().flat_map(|path| self.book.open_of(path)).collect::<Vec<_>>() {
+            let Some(entry) = self.book.get(&uid) else { continue };
+            let again = findings.iter().any(|finding| {
+                finding.kind == entry.now.violation && finding.object.path == entry.now.object.path
+            });
+            if again || !over(&entry.now, look) {
+                continue;
+            }
+            let newer = entry.now.object.revision.is_some_and(|of| of < revision);
+            let draft = if intact && newer {
+                let why = Some(format!("as revision {revision} seals it"));
+                self.book.resolve(&uid, Resolution::Rebaselined, why)
+            } else if !entry.standing {
+                None
+            } else if unread {
+                let why = Some("as sealed again, and not opened by anyone meanwhile".to_owned());
+                self.book.resolve(&uid, Resolution::Restored, why)
+            } else {
+                self.book.stands_no_more(
+                    &uid,
+                    "as sealed again; who opened it meanwhile is not known to be nobody, so this stays open",
+                )
+            };
+            self.out.extend(draft);
+        }
+    }
+
+    /// The nearest unit that a path is, or lies in.
+    pub(super) fn owner(&self, path: &HostPath) -> Option<Ix> {
+        std::iter::successors(Some(path.clone()), HostPath::parent).find_map(|at| self.units.find(&at))
+    }
+
+    /// How often the unit was opened for reading, where the sensor can tell.
+    fn reads(&mut self, ix: Ix) -> Option<u64> {
+        let unit = self.units.get(ix)?;
+        let slots: Vec<_> = unit.slot.into_iter().chain(unit.inner.values().copied()).collect();
+        slots.into_iter().map(|slot| self.sensor.count_reads(slot, true)).sum()
+    }
+
+    fn remember(&mut self, ix: Ix, look: Look, standing: bool, superseded: bool) {
+        let intact = look.differences.is_empty();
+        let reads = if intact { self.reads(ix) } else { None };
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.waited = 0;
+        unit.unreadable = None;
+        unit.seen = look.found.as_ref().map(Seen::from);
+        unit.content = look.content;
+        unit.verified = Some(Time::now());
+        unit.members = look.found.as_ref().map(members).unwrap_or_default();
+        let keep = unit.is_volume() || unit.object.class == Class::Rotated;
+        unit.found = look.found.filter(|_| keep).map(Box::new);
+        if intact {
+            unit.reads = reads;
+            unit.before = None;
+        }
+        unit.standing = if superseded {
+            Standing::Superseded
+        } else if standing || !intact {
+            Standing::Violated
+        } else {
+            Standing::Intact
+        };
+        let until = unit.before.as_ref().map(|(_, until)| *until);
+        if let Some(until) = until.filter(|_| superseded) {
+            // When the transition ends, what is still old is stale.
+            self.schedule.at_latest(ix, until + Duration::from_millis(1));
+        }
+        self.settled(ix);
+    }
+
+    /// The unit has been verified: sweeps and losses take note.
+    pub(super) fn settled(&mut self, ix: Ix) {
+        self.not_expected(ix);
+        let reconciled = self.losses.verified(ix);
+        self.out.extend(reconciled);
+    }
+
+    fn retire(&mut self, ix: Ix, why: &str) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.standing = Standing::Retired;
+        unit.seen = None;
+        unit.content = None;
+        unit.found = None;
+        unit.watched = None;
+        unit.verified = Some(Time::now());
+        let path = unit.object.path.clone();
+        let slots: Vec<_> = std::mem::take(&mut unit.inner).into_values().collect();
+        for slot in slots {
+            self.sensor.unwatch(slot);
+            self.slots.release(slot);
+        }
+        for uid in
+            self.book.open_below(&path).iter().flat_map(|path| self.book.open_of(path)).collect::<Vec<_>>()
+        {
+            let draft = self.book.resolve(&uid, Resolution::Redeployed, Some(why.to_owned()));
+            self.out.extend(draft);
+        }
+        self.settled(ix);
+    }
+}
+
+/// Hooks come before the act, and its process may be preempted in between: what moved nothing yet may do so soon. An
+/// opening moves nothing by itself.
+fn may_still_come(act: &Act) -> bool {
+    let before = !matches!(act.sensor, Rung::Fanotify | Rung::Inotify | Rung::Scrub);
+    before && !act.denied && act.operation != Operation::Open
+}
+
+/// The lawful writers of a unit, as its baseline declares them.
+fn writers_of(unit: &Unit) -> Vec<Writer> {
+    unit.object
+        .writers()
+        .iter()
+        .filter_map(|name| {
+            let declared = unit.source.writers.iter().find(|writer| writer.name() == name);
+            declared.cloned().or_else(|| (name == Writer::KUBELET).then_some(Writer::Kubelet))
+        })
+        .collect()
+}
+
+/// What a directory's verdict asks.
+struct Around<'a> {
+    units: &'a Units,
+    unit: &'a Unit,
+}
+
+impl Neighbours for Around<'_> {
+    fn is_sealed(&self, path: &HostPath) -> bool {
+        self.units.find(path).is_some()
+    }
+
+    fn inner(&self, path: &HostPath) -> ObjectRef {
+        self.unit.inner_ref(path.clone())
+    }
+}
+
+fn members(found: &Found) -> HashMap<Box<[u8]>, Seen> {
+    match &found.kind {
+        FoundKind::Volume { entries, .. } => {
+            entries.iter().map(|(path, entry)| (path.clone(), Seen::from(entry))).collect()
+        }
+        _ => HashMap::new(),
+    }
+}
+
+/// A look that does not find a violation again tells that it is over, unless the look could not have found it: what
+/// was replaced is so until all is as sealed, and an alias is there as long as the links are too many.
+fn over(now: &ViolationBody, look: &Look) -> bool {
+    match now.violation {
+        ViolationKind::Replaced => look.differences.is_empty(),
+        ViolationKind::MountedOver => {
+            let sealed = now.expected.get("inode");
+            let there = look.found.as_ref().map(|found| found.inode.ino.to_string());
+            sealed.is_none() || sealed == there.as_ref()
+        }
+        ViolationKind::Linked => {
+            let sealed = now.expected.get("nlink").and_then(|links| links.parse::<u64>().ok());
+            look.found.as_ref().zip(sealed).is_none_or(|(found, sealed)| found.nlink <= sealed)
+        }
+        _ => true,
+    }
+}
+
+/// What changed, before and after, and whether all of it may rotate.
+fn changes(unit: &Unit, found: &Found) -> (State, State, bool) {
+    let (Seal::Volume { entries: sealed }, FoundKind::Volume { entries: now, .. }) =
+        (&unit.object.seal, &found.kind)
+    else {
+        let hidden =
+            matches!(unit.object.seal, Seal::File { content: Content::Hmac(_) | Content::PublicKey(_), .. });
+        let state = |found: &Found| {
+            let mut state = found.state();
+            state.retain(|key, _| !(hidden && key == "sha256"));
+            state
+        };
+        let old = unit.found.as_deref().map(state).unwrap_or_default();
+        return (old, state(found), unit.object.class == Class::Rotated);
+    };
+    let before = match unit.found.as_deref().map(|found| &found.kind) {
+        Some(FoundKind::Volume { entries, .. }) => Some(entries),
+        _ => None,
+    };
+    let content = |found: &Found| match &found.kind {
+        FoundKind::File { content, .. } => Some(content.sha256),
+        _ => None,
+    };
+    // Sealed without a hash that could be told: nor is what was found.
+    let hidden = |path: &[u8]| {
+        sealed
+            .iter()
+            .find(|entry| *entry.path == *path)
+            .is_some_and(|entry| matches!(entry.file, Some((_, Content::Hmac(_) | Content::PublicKey(_)))))
+    };
+    let told = |found: &Found, path: &[u8]| {
+        let key = format!("sha256.{}", HostPath::new(path.to_vec()));
+        match &found.kind {
+            FoundKind::File { content, .. } if content.secret || hidden(path) => {
+                Some((key, "secret".to_owned()))
+            }
+            FoundKind::File { content, .. } => Some((key, hex::encode(content.sha256))),
+            _ => None,
+        }
+    };
+    let (mut old, mut new, mut rotated) = (State::new(), State::new(), true);
+    for (path, entry) in now {
+        let was = before.and_then(|before| before.get(path));
+        if was.and_then(content) == content(entry) {
+            continue;
+        }
+        old.extend(was.and_then(|was| told(was, path)));
+        new.extend(told(entry, path));
+        let class = sealed.iter().find(|sealed| sealed.path == *path).map(|sealed| sealed.class);
+        rotated &= class == Some(Class::Rotated);
+    }
+    (old, new, rotated)
+}

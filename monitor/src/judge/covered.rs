@@ -1,0 +1,98 @@
+//! The verdict on what is not done to an object's own inode: mounts over it and under it, and reaching into a process
+//! that runs it.
+
+use crate::baseline::{Difference, Found};
+use crate::model::{ObjectRef, Operation, State, ViolationKind};
+
+use super::acts::{Act, decisive};
+use super::topology::is_mount;
+use super::verdict::{Round, Seen, merged};
+use super::violations::Finding;
+
+/// What mounts and unmounts did to one object.
+#[derive(Debug, Default)]
+pub(super) struct Covered {
+    pub(super) findings: Vec<Finding>,
+    /// Failed, or without effect on what is sealed.
+    pub(super) attempts: Vec<Act>,
+    /// Nothing else can be said of the object: it is not what stands at its path.
+    pub(super) whole: bool,
+}
+
+/// Judges acts on mounts. `sealed` is the number of the inode that stood there before it was covered or replaced, if it
+/// was. `bared`: a mount that carried it is gone from above it.
+pub(super) fn covered(
+    object: &ObjectRef,
+    last: Option<&Seen>,
+    found: Option<&Found>,
+    differences: &[Difference],
+    acts: &[&Act],
+    (sealed, bared): (Option<u64>, bool),
+) -> Covered {
+    let mut covered = Covered::default();
+    let (done, undone): (Vec<&Act>, Vec<&Act>) =
+        acts.iter().copied().filter(|act| is_mount(act.operation)).partition(|act| !act.denied);
+    covered.attempts.extend(undone.into_iter().cloned());
+    let options = done
+        .iter()
+        .copied()
+        .filter(|act| matches!(act.operation, Operation::Remount | Operation::MountSetattr));
+    covered.attempts.extend(options.cloned());
+    let Some(last) = last.filter(|_| !done.is_empty()) else { return covered };
+    let round = Round { object, acts: &done };
+    let pick = |wanted: &[Operation]| {
+        decisive(done.iter().copied().filter(|act| wanted.contains(&act.operation))).cloned()
+    };
+    let laid = pick(&[Operation::Mount, Operation::PivotRoot]);
+    if found.is_some_and(|found| found.inode == last.inode) {
+        // The host sees it as before: it is covered in another mount namespace, or was for a moment.
+        if let Some(act) = laid {
+            let namespace = act.actor.as_ref().ok().and_then(|actor| actor.mount_ns);
+            let mut finding =
+                round.finding(ViolationKind::MountedOver, Some(act), State::new(), State::new());
+            finding.standing = false;
+            finding.detail = Some(namespace.map_or_else(
+                || "not, or no longer, where the host sees it".to_owned(),
+                |namespace| format!("in mount namespace {namespace}; the host sees it as before"),
+            ));
+            covered.findings.push(finding);
+        }
+        return covered;
+    }
+    let taken = || pick(&[Operation::Umount]);
+    let back = sealed.is_some() && found.map(|found| found.inode.ino) == sealed;
+    let gone = if found.is_some() { ViolationKind::Replaced } else { ViolationKind::Removed };
+    let (kind, act) = match (laid, taken()) {
+        _ if back => {
+            covered.whole = true;
+            covered.findings = round.standing(differences);
+            return covered;
+        }
+        // A mount that is moved is laid elsewhere.
+        (Some(moved), None) if bared => (gone, moved),
+        (_, Some(act)) if bared => (gone, act),
+        (Some(act), _) => (ViolationKind::MountedOver, act),
+        (None, Some(act)) => (gone, act),
+        (None, None) => return covered,
+    };
+    covered.whole = true;
+    let (mut expected, mut actual) = merged(differences);
+    expected.insert("inode".into(), last.inode.ino.to_string());
+    actual
+        .insert("inode".into(), found.map_or_else(|| "none".to_owned(), |found| found.inode.ino.to_string()));
+    covered.findings.push(round.finding(kind, Some(act), expected, actual));
+    covered
+}
+
+/// Somebody attached to a process that runs the object, or opened, read or wrote its memory. It may have been read only:
+/// what a process's memory holds is its keys.
+pub(super) fn reached_into(object: &ObjectRef, acts: &[&Act]) -> Option<Finding> {
+    let reached: Vec<&Act> =
+        acts.iter().copied().filter(|act| act.operation == Operation::Ptrace && !act.denied).collect();
+    let act = decisive(reached.iter().copied())?.clone();
+    let round = Round { object, acts: &reached };
+    let mut finding = round.finding(ViolationKind::Memory, Some(act), State::new(), State::new());
+    finding.standing = false;
+    finding.detail = Some("a process that runs it was attached to, or its memory opened".to_owned());
+    Some(finding)
+}

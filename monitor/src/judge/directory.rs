@@ -1,0 +1,193 @@
+//! The verdict on a closed directory: names that do not belong there, and the directory itself.
+
+use std::collections::BTreeSet;
+
+use crate::baseline::{Aspect, Difference, Found, FoundKind};
+use crate::model::{HostPath, ObjectRef, Operation, State, ViolationKind};
+
+use super::acts::{Act, decisive};
+use super::verdict::{Round, Seen, Verdict, ctime, file};
+
+/// What the verdict must know of the rest.
+pub(crate) trait Neighbours {
+    /// The path is sealed as an object of its own.
+    fn is_sealed(&self, path: &HostPath) -> bool;
+    /// The object of a record for a path inside the directory.
+    fn inner(&self, path: &HostPath) -> ObjectRef;
+}
+
+/// Judges a directory whose names are sealed.
+pub(crate) fn directory(
+    object: &ObjectRef,
+    last: Option<&Seen>,
+    found: Option<&Found>,
+    differences: &[Difference],
+    acts: &[&Act],
+    neighbours: &impl Neighbours,
+) -> Verdict {
+    let own: Vec<Difference> = differences.iter().filter(|d| d.entry.is_none()).cloned().collect();
+    let on_itself: Vec<&Act> = acts.iter().copied().filter(|act| act.path == object.path).collect();
+    let gone_or_other =
+        found.is_none() || last.zip(found).is_some_and(|(last, found)| last.inode != found.inode);
+    if gone_or_other {
+        // Its names are judged again once it is watched anew.
+        return file(object, last, found, &own, &on_itself);
+    }
+    let mut verdict = itself(object, last, found, &own, &on_itself);
+    let dir = Names { object, acts, neighbours };
+    let present = match found.map(|found| &found.kind) {
+        Some(FoundKind::Directory { names }) => names.keys().map(|name| object.path.join(name)).collect(),
+        _ => BTreeSet::new(),
+    };
+    for difference in differences.iter().filter(|d| d.aspect == Aspect::Names) {
+        if let Some(finding) = dir.name(difference, &present) {
+            verdict.findings.push(finding);
+        }
+    }
+    let passing = dir.passing(&present);
+    // A name cannot come and go without moving the directory's ctime: the act failed, or is still to come.
+    if last.zip(found).is_some_and(|(last, found)| last.ctime == found.ctime) {
+        verdict.attempts.extend(passing.into_iter().filter_map(|finding| finding.act));
+        return verdict;
+    }
+    verdict.incomplete = passing.iter().any(|finding| !dir.is_taken(&finding.object.path));
+    verdict.findings.extend(passing);
+    verdict
+}
+
+/// The directory's own mode, owner and attributes. Names coming and going move its times, so they prove nothing.
+fn itself(
+    object: &ObjectRef,
+    last: Option<&Seen>,
+    found: Option<&Found>,
+    own: &[Difference],
+    acts: &[&Act],
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let round = Round { object, acts };
+    verdict.findings.extend(round.standing(own));
+    let setters: Vec<&Act> = acts.iter().copied().filter(|act| act.touches_attributes()).collect();
+    if verdict.findings.is_empty() && !setters.is_empty() {
+        let (Some(last), Some(found)) = (last, found) else { return verdict };
+        if last.ctime == found.ctime {
+            verdict.attempts.extend(setters.into_iter().cloned());
+        } else {
+            let act = decisive(setters).cloned();
+            let mut finding =
+                round.finding(ViolationKind::Reverted, act, ctime(last.ctime), ctime(found.ctime));
+            finding.standing = false;
+            finding.detail = Some("changed, and as sealed again".to_owned());
+            verdict.findings.push(finding);
+        }
+    }
+    verdict
+}
+
+struct Names<'a, N> {
+    object: &'a ObjectRef,
+    acts: &'a [&'a Act],
+    neighbours: &'a N,
+}
+
+impl<N: Neighbours> Names<'_, N> {
+    /// The acts on one path in the directory.
+    fn on(&self, path: &HostPath) -> Vec<&Act> {
+        self.acts.iter().copied().filter(|act| act.path == *path || act.to.as_ref() == Some(path)).collect()
+    }
+
+    /// A name too many, too few, or of another type.
+    fn name(
+        &self,
+        difference: &Difference,
+        present: &BTreeSet<HostPath>,
+    ) -> Option<super::violations::Finding> {
+        let path = self.object.path.join(difference.entry.as_deref()?);
+        if self.neighbours.is_sealed(&path) {
+            // Judged as the object it is.
+            return None;
+        }
+        let acts = self.on(&path);
+        let inner = self.neighbours.inner(&path);
+        let round = Round { object: &inner, acts: &acts };
+        let was_there = difference.expected.values().all(|kind| kind != "none");
+        let is_there = difference.actual.values().all(|kind| kind != "none");
+        let makes = |act: &&&Act| makes(act, &path);
+        if !was_there {
+            let act = decisive(acts.iter().filter(makes).copied()).or_else(|| decisive(acts.iter().copied()));
+            if act.is_some_and(|act| {
+                act.operation == Operation::Rename
+                    && self.neighbours.is_sealed(&act.path)
+                    && !present.contains(&act.path)
+            }) {
+                // A sealed object moved within reach: told as `renamed`, once.
+                return None;
+            }
+            let mut finding = round.finding(
+                ViolationKind::Unexpected,
+                act.cloned(),
+                difference.expected.clone(),
+                difference.actual.clone(),
+            );
+            finding.detail = act
+                .filter(|act| act.operation == Operation::Rename && act.path != path)
+                .map(|act| format!("moved here from {}", act.path));
+            return Some(finding);
+        }
+        let kind = if is_there { ViolationKind::Replaced } else { ViolationKind::Removed };
+        let act = decisive(acts.iter().copied()).cloned();
+        Some(round.finding(kind, act, difference.expected.clone(), difference.actual.clone()))
+    }
+
+    /// An act tells where a name that is gone has gone.
+    fn is_taken(&self, path: &HostPath) -> bool {
+        let takes = |act: &&Act| {
+            matches!(act.operation, Operation::Unlink | Operation::Rmdir | Operation::Rename)
+                && act.path == *path
+        };
+        self.acts.iter().copied().any(|act| takes(&act))
+    }
+
+    /// Names that came and went between two looks.
+    fn passing(&self, present: &BTreeSet<HostPath>) -> Vec<super::violations::Finding> {
+        let mut told = BTreeSet::new();
+        let mut findings = Vec::new();
+        for act in self.acts {
+            let path = act.to.as_ref().unwrap_or(&act.path);
+            let here = path.parent().as_ref() == Some(&self.object.path);
+            if !here || !makes(act, path) || present.contains(path) || self.neighbours.is_sealed(path) {
+                continue;
+            }
+            let onto_sealed = self.acts.iter().any(|next| {
+                next.operation == Operation::Rename
+                    && next.path == *path
+                    && next.to.as_ref().is_some_and(|to| self.neighbours.is_sealed(to))
+            });
+            if onto_sealed || !told.insert(path.clone()) {
+                // The way many editors write: told as `replaced` of the object it was moved onto.
+                continue;
+            }
+            let acts = self.on(path);
+            let inner = self.neighbours.inner(path);
+            let round = Round { object: &inner, acts: &acts };
+            let key = format!("name.{}", HostPath::new(path.name().to_vec()));
+            let none = State::from([(key, "none".to_owned())]);
+            let mut finding =
+                round.finding(ViolationKind::Unexpected, Some((*act).clone()), none.clone(), none);
+            finding.standing = false;
+            finding.detail = Some("there for a moment, and gone again".to_owned());
+            findings.push(finding);
+        }
+        findings
+    }
+}
+
+/// The act puts something at `path`.
+fn makes(act: &Act, path: &HostPath) -> bool {
+    match act.operation {
+        Operation::Rename => act.to.as_ref() == Some(path),
+        Operation::Create | Operation::Mkdir | Operation::Mknod | Operation::Symlink | Operation::Link => {
+            act.path == *path
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,40 @@
+//! What was done while no agent ran: known by path, and judged with the first look at each object.
+
+use std::time::Instant;
+
+use crate::model::{HostPath, Observation};
+
+use super::Judge;
+use super::acts::Act;
+
+/// Acts that wait for the baselines that say whether they concern anything.
+const HELD_MAX: usize = 65_536;
+
+impl Judge {
+    /// Takes an act of the time before this agent watched.
+    pub(crate) fn earlier(&mut self, observation: &Observation, path: HostPath, to: Option<HostPath>) {
+        let act = Act::new(observation, path.clone(), to.clone());
+        for at in std::iter::once(path).chain(to) {
+            if self.earlier.len() < HELD_MAX {
+                self.earlier.push((at, act.clone()));
+            }
+        }
+        if !self.baselines.is_empty() {
+            self.route_earlier();
+        }
+    }
+
+    /// Hands the acts to the units they concern: the object, and the directory that it lies in.
+    pub(crate) fn route_earlier(&mut self) {
+        let now = Instant::now();
+        for (path, act) in std::mem::take(&mut self.earlier) {
+            let around = path.parent().and_then(|dir| self.owner(&dir));
+            let directory = around.filter(|ix| self.units.get(*ix).is_some_and(super::Unit::is_directory));
+            let mut units: Vec<_> = self.units.find(&path).into_iter().chain(directory).collect();
+            units.dedup();
+            for ix in units {
+                self.acted(ix, act.clone(), now);
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! One look at an object: read, hash, compare. Runs where blocking is allowed.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::baseline::{Context, Difference, Digest, Found, FoundKind, ObserveError, Root, check, compare};
+
+use super::Container;
+use super::held::{Ask, Holders};
+use super::slots::Ix;
+use super::unit::Sealed;
+
+/// What to look at.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) ix: Ix,
+    pub(crate) object: Sealed,
+    /// The seal of the revision before, while its transition lasts.
+    pub(crate) before: Option<Sealed>,
+    /// What was found last time, where identity depends on it.
+    pub(crate) last: Option<Box<Found>>,
+    /// Whether to look who holds it.
+    pub(crate) ask: Ask,
+    /// The container whose file it is.
+    pub(crate) container: Option<Arc<Container>>,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) found: Option<Found>,
+    pub(crate) differences: Vec<Difference>,
+    /// It is as the revision before sealed it.
+    pub(crate) as_before: bool,
+    pub(crate) content: Option<Digest>,
+    pub(crate) holders: Holders,
+    /// It is gone, and its container too.
+    pub(crate) ended: bool,
+}
+
+/// Looks.
+pub(crate) fn look(root: &Root, context: &Context, job: &Job) -> Result<Look, ObserveError> {
+    let (found, differences) = check(root, &job.object, context, job.last.as_deref())?;
+    let as_before = match (&job.before, &found) {
+        (Some(before), Some(found)) if !differences.is_empty() => {
+            before.seal.kind() == job.object.seal.kind() && compare(before, found).is_empty()
+        }
+        _ => false,
+    };
+    let content = found.as_ref().map(digest);
+    let ended = found.is_none()
+        && job.container.as_ref().is_some_and(|container| root.locate(&container.lives_by).is_err());
+    Ok(Look { found, differences, as_before, content, holders: Holders::default(), ended })
+}
+
+/// A digest over everything in it, whatever its type.
+fn digest(found: &Found) -> Digest {
+    let mut hash = Sha256::new();
+    match &found.kind {
+        FoundKind::File { content, .. } => return content.sha256,
+        FoundKind::Symlink { target } => hash.update(target),
+        FoundKind::Directory { names } => {
+            for name in names.keys() {
+                hash.update((name.len() as u64).to_le_bytes());
+                hash.update(name);
+            }
+        }
+        FoundKind::Volume { entries, .. } => {
+            for (path, entry) in entries {
+                hash.update((path.len() as u64).to_le_bytes());
+                hash.update(path);
+                // The directory's own inode changes with each publish, its content does not.
+                if matches!(entry.kind, FoundKind::File { .. }) {
+                    hash.update(digest(entry));
+                }
+            }
+        }
+        FoundKind::Special(kind) => hash.update(kind.as_str()),
+    }
+    hash.finalize().into()
+}

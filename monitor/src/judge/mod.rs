@@ -1,0 +1,629 @@
+//! The judge: decides, from what is sealed, what is there, and what was seen being done.
+//!
+//! One task owns all state. Observations are routed to units ([`route`]), folded ([`acts`]), and left to settle
+//! ([`schedule`]); then the unit is looked at ([`look`], on a blocking worker) and the two looks and the acts between
+//! them become a verdict ([`verdict`], [`directory`], [`volume`]), which opens, updates or resolves violations
+//! ([`violations`]). Nothing here knows which sensor runs or where records go.
+
+mod acts;
+mod budget;
+mod conclude;
+mod covered;
+mod directory;
+mod earlier;
+mod held;
+mod look;
+mod losses;
+mod proof;
+mod report;
+mod route;
+mod schedule;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod topology;
+mod unit;
+mod unsealed;
+mod verdict;
+mod violations;
+mod volume;
+mod watches;
+mod world;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::baseline::{AcceptedBaseline, Context, ObserveError, Root, SealedObject};
+use crate::inventory::handles::Handles;
+use crate::model::{Draft, HostPath, Observation, Record, RecordBody, Severity, Target, Time};
+use crate::sensor::{Sensor, SensorEvent};
+use crate::status::Query;
+
+use self::acts::{Act, Acts};
+use self::budget::Budget;
+use self::look::{Job, Look};
+use self::losses::Losses;
+use self::proof::Proofs;
+use self::schedule::Schedule;
+use self::slots::{Ix, Slots};
+use self::topology::Ways;
+use self::unit::{Sealed, Source, Unit, Units};
+use self::violations::Book;
+pub use self::world::{AgentFacts, MeshFiles, World};
+
+/// How the judge is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host's root.
+    pub root: Root,
+    /// What hashing needs to know.
+    pub context: Context,
+    /// Looks at a time.
+    pub workers: usize,
+    /// Slots the sensor has for watched inodes.
+    pub slots: u32,
+    /// How often everything is verified again.
+    pub scrub: Duration,
+    /// Bytes a second that this may read.
+    pub io_budget: u64,
+    /// How often the sensor is proven by canaries.
+    pub canary: Duration,
+}
+
+/// What the agent tells the judge.
+#[derive(Debug)]
+pub enum Command {
+    /// The baselines in force, or what they are on this node, changed: these are all of them.
+    Baselines(Vec<Arc<AcceptedBaseline>>, Vec<Resolved>),
+    /// Facts of posture that are not the judge's: reasons for `uncertain`.
+    Uncertain(Vec<String>),
+    /// Verify everything again, and record why.
+    VerifyAll(String),
+    /// Mesh files of this node came or went.
+    Inventory,
+}
+
+/// Objects of a baseline that have a place of their own on each node: those of one pod or container of it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Name of the baseline.
+    pub baseline: String,
+    /// Its revision.
+    pub revision: u64,
+    /// The objects, with paths of the host.
+    pub objects: Arc<[SealedObject]>,
+    /// The container whose files they are.
+    pub container: Option<Arc<Container>>,
+}
+
+/// A container that runs. It takes its files along when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// What is there as long as it is.
+    pub lives_by: HostPath,
+    /// What it is, for records.
+    pub target: Target,
+}
+
+/// An object that is to be judged, and by what.
+struct Wanted {
+    sealed: Sealed,
+    source: Arc<Source>,
+    /// Until when the revision before counts too.
+    until: Instant,
+    container: Option<Arc<Container>>,
+}
+
+/// The judge's inputs.
+#[derive(Debug)]
+pub struct Inputs {
+    /// From the sensor.
+    pub events: mpsc::Receiver<SensorEvent>,
+    /// From the agent.
+    pub commands: mpsc::Receiver<Command>,
+    /// From status.
+    pub queries: mpsc::Receiver<Query>,
+}
+
+type Done = (Ix, Job, Result<Look, ObserveError>);
+
+/// Owns everything that is known of this node's objects.
+#[derive(Debug)]
+pub struct Judge {
+    options: Options,
+    world: Arc<dyn World>,
+    sensor: Box<dyn Sensor>,
+    records: mpsc::Sender<Vec<Draft>>,
+    units: Units,
+    slots: Slots,
+    schedule: Schedule,
+    /// Units to look at when nothing else presses: after a new baseline, a loss.
+    backlog: VecDeque<Ix>,
+    /// Units to look at again though nothing happened to them: within the budget, and after all others.
+    scrub: VecDeque<Ix>,
+    budget: Budget,
+    /// When the budget allows the next.
+    scrub_at: Instant,
+    looks: JoinSet<Done>,
+    in_flight: std::collections::HashMap<Ix, Acts>,
+    book: Book,
+    losses: Losses,
+    unsealed: unsealed::Unsealed,
+    handles: Arc<Handles>,
+    ways: Ways,
+    baselines: Vec<Arc<AcceptedBaseline>>,
+    uncertain: Vec<String>,
+    /// A verification of everything under way: why, since when, units left.
+    sweep: Option<Sweep>,
+    /// The same for a scrub, which takes its time.
+    scrubbing: Option<Sweep>,
+    next_scrub: Instant,
+    proofs: Proofs,
+    earlier: Vec<(HostPath, Act)>,
+    out: Vec<Draft>,
+    first_done: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Answers that read the disk.
+    answers: JoinSet<()>,
+    posture_since: (crate::status::Posture, Time),
+    /// Not looked at again before.
+    posture_due: Instant,
+    /// Something happened since it was last looked at.
+    posture_stale: bool,
+}
+
+/// A verification of many units.
+#[derive(Debug)]
+struct Sweep {
+    reason: String,
+    since: Instant,
+    left: std::collections::HashSet<Ix>,
+    total: u64,
+}
+
+impl Sweep {
+    fn new(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            since: Instant::now(),
+            left: std::collections::HashSet::new(),
+            total: 0,
+        }
+    }
+
+    /// Waits for one more; `false` if it did already.
+    fn expect(&mut self, ix: Ix) -> bool {
+        let fresh = self.left.insert(ix);
+        self.total += u64::from(fresh);
+        fresh
+    }
+}
+
+/// Looks without an explanation before the finding is told without one.
+const WAITS_FOR_ACTS: u8 = 3;
+/// How long each such wait is.
+const WAIT_FOR_ACTS: Duration = Duration::from_millis(60);
+/// How long an object that cannot be read or keeps changing is left alone.
+const RETRY: Duration = Duration::from_millis(250);
+/// Events taken in one go before looks are dispatched.
+const BATCH: usize = 4096;
+
+impl Judge {
+    /// Makes a judge. `live` is resolved once the first verification of the first baselines is done.
+    #[must_use]
+    pub fn new(
+        options: Options,
+        world: Arc<dyn World>,
+        sensor: Box<dyn Sensor>,
+        records: mpsc::Sender<Vec<Draft>>,
+        live: tokio::sync::oneshot::Sender<()>,
+    ) -> Self {
+        let now = Instant::now();
+        let next_scrub = now + options.scrub;
+        let budget = Budget::new(options.io_budget, now);
+        let slots = Slots::new(options.slots);
+        let proofs = Proofs::new(options.canary, sensor.health());
+        Self {
+            proofs,
+            earlier: Vec::new(),
+            options,
+            world,
+            sensor,
+            records,
+            units: Units::default(),
+            slots,
+            schedule: Schedule::default(),
+            backlog: VecDeque::new(),
+            scrub: VecDeque::new(),
+            budget,
+            scrub_at: now,
+            looks: JoinSet::new(),
+            in_flight: std::collections::HashMap::new(),
+            book: Book::default(),
+            losses: Losses::default(),
+            unsealed: unsealed::Unsealed::default(),
+            handles: Arc::default(),
+            ways: Ways::default(),
+            baselines: Vec::new(),
+            uncertain: Vec::new(),
+            sweep: None,
+            scrubbing: None,
+            answers: JoinSet::new(),
+            next_scrub,
+            out: Vec::new(),
+            first_done: Some(live),
+            posture_since: (crate::status::Posture::Uncertain, Time::now()),
+            posture_due: now,
+            posture_stale: true,
+        }
+    }
+
+    /// Takes up a record of an earlier run; call for each record of a violation or of what is unsealed before [`Judge::run`].
+    pub fn replay(&mut self, record: &Record) {
+        use crate::status::Posture;
+
+        self.book.replay(record);
+        self.unsealed.replay(record);
+        // What was violated when the agent ended is so since then.
+        match (self.book.open_count(), self.posture_since.0) {
+            (0, Posture::Violated) => self.posture_since = (Posture::Uncertain, Time::now()),
+            (1.., Posture::Uncertain) => self.posture_since = (Posture::Violated, record.time),
+            _ => {}
+        }
+    }
+
+    /// Runs until `stop`, then looks once more at what has not settled.
+    pub async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+        loop {
+            self.prove();
+            self.dispatch();
+            self.settle_sweep();
+            self.tell_unsealed();
+            self.note_posture();
+            self.flush(&mut inputs.queries).await;
+            let due = self.wake_at();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = self.looks.join_next() => self.done(done),
+                Some(command) = inputs.commands.recv() => self.command(command),
+                Some(event) = inputs.events.recv() => {
+                    self.event(event);
+                    for _ in 0..BATCH {
+                        let Ok(event) = inputs.events.try_recv() else { break };
+                        self.event(event);
+                    }
+                }
+                Some(query) = inputs.queries.recv() => self.answer(query),
+                () = tokio::time::sleep_until(due.into()) => self.timer(),
+            }
+            self.posture_stale = true;
+        }
+        self.finish(&mut inputs).await;
+    }
+
+    /// What was seen before the stop is still judged, for a bounded time.
+    async fn finish(&mut self, inputs: &mut Inputs) {
+        let until = Instant::now() + Duration::from_secs(5);
+        while let Ok(command) = inputs.commands.try_recv() {
+            self.command(command);
+        }
+        while let Ok(event) = inputs.events.try_recv() {
+            self.event(event);
+        }
+        self.backlog.clear();
+        self.scrub.clear();
+        while Instant::now() < until && (self.schedule.len() > 0 || !self.looks.is_empty()) {
+            self.dispatch();
+            let due = self.wake_at().min(until);
+            tokio::select! {
+                Some(done) = self.looks.join_next() => self.done(done),
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+        }
+        self.flush(&mut inputs.queries).await;
+    }
+
+    fn wake_at(&self) -> Instant {
+        let far = self.next_scrub.min(self.proofs.due()).min(self.posture_again());
+        let far = self.ways.due.map_or(far, |due| due.min(far));
+        if self.looks.len() >= self.options.workers {
+            // The next look to end wakes us.
+            return far;
+        }
+        let far = if self.may_scrub() { self.scrub_at.min(far) } else { far };
+        self.schedule.next().map_or(far, |due| due.min(far))
+    }
+
+    /// A scrub leaves one worker free for what is touched meanwhile.
+    fn may_scrub(&self) -> bool {
+        !self.scrub.is_empty() && self.looks.len() < self.options.workers.saturating_sub(1).max(1)
+    }
+
+    /// The next unit of the scrub, if the budget allows it.
+    fn next_scrubbed(&mut self, now: Instant) -> Option<Ix> {
+        if !self.may_scrub() {
+            return None;
+        }
+        let ix = *self.scrub.front()?;
+        let bytes = self.units.get(ix).map_or(0, |unit| crate::baseline::verify::size(&unit.object));
+        match self.budget.take(bytes, now) {
+            Ok(()) => self.scrub.pop_front(),
+            Err(later) => {
+                self.scrub_at = later;
+                None
+            }
+        }
+    }
+
+    /// Hands on what is to be recorded. Waits while the journal cannot take it; whoever asks is answered meanwhile.
+    async fn flush(&mut self, queries: &mut mpsc::Receiver<Query>) {
+        if self.out.is_empty() {
+            return;
+        }
+        let records = self.records.clone();
+        let mut room = std::pin::pin!(records.reserve());
+        loop {
+            tokio::select! {
+                biased;
+                free = &mut room => {
+                    match free {
+                        Ok(free) => free.send(std::mem::take(&mut self.out)),
+                        Err(_) => {
+                            self.out.clear();
+                            tracing::error!("the journal's writer is gone: records are lost");
+                        }
+                    }
+                    return;
+                }
+                Some(query) = queries.recv() => self.answer(query),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Baselines(baselines, resolved) => self.take_up(baselines, &resolved),
+            Command::Uncertain(reasons) => self.uncertain = reasons,
+            Command::Inventory => self.unsealed.due = true,
+            Command::VerifyAll(reason) => self.verify_all(&reason),
+        }
+    }
+
+    fn timer(&mut self) {
+        if Instant::now() >= self.next_scrub {
+            self.next_scrub = Instant::now() + self.options.scrub;
+            self.verify_all("scrub");
+        }
+        if self.ways.due.is_some_and(|due| due <= Instant::now()) {
+            self.follow_ways();
+        }
+    }
+
+    fn event(&mut self, event: SensorEvent) {
+        match event {
+            SensorEvent::Observed(mut observation) => {
+                self.enrich(&mut observation);
+                let now = Instant::now();
+                let concerned = route::route(&observation, &self.slots, &self.units);
+                let told: Vec<Ix> = concerned.iter().map(|(ix, _)| *ix).collect();
+                for (ix, act) in concerned {
+                    self.acted(ix, act, now);
+                }
+                self.on_ways(&observation, &told);
+            }
+            SensorEvent::Earlier { mut observation, path, to } => {
+                self.enrich(&mut observation);
+                self.earlier(&observation, path, to);
+            }
+            SensorEvent::Dirty { slot, events } => self.dirty(slot, events),
+            SensorEvent::Lost { at, lost, reason, slots, time } => self.lost(at, lost, &reason, slots, time),
+            SensorEvent::Health(health) => self.health_changed(health),
+        }
+    }
+
+    fn enrich(&self, observation: &mut Observation) {
+        if let Ok(actor) = &mut observation.actor {
+            self.world.enrich(actor);
+        }
+    }
+
+    fn acted(&mut self, ix: Ix, act: Act, now: Instant) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.acts.push(act, now);
+        let first = unit.acts.since.unwrap_or(now);
+        let open = unit.standing == unit::Standing::Violated;
+        self.schedule.set(ix, schedule::settles(first, now, open));
+    }
+
+    /// Starts looks while there are workers: what was touched first, then the backlog.
+    fn dispatch(&mut self) {
+        let now = Instant::now();
+        while self.looks.len() < self.options.workers {
+            let next = self.schedule.pop(now).or_else(|| self.backlog.pop_front());
+            let Some(ix) = next.or_else(|| self.next_scrubbed(now)) else { break };
+            self.look_at(ix);
+        }
+    }
+
+    fn look_at(&mut self, ix: Ix) {
+        let Some(unit) = self.units.get(ix) else { return };
+        if unit.running {
+            self.schedule.at_latest(ix, Instant::now() + WAIT_FOR_ACTS);
+            return;
+        }
+        // Tag, then hash: what is written after this is seen.
+        self.follow_ways();
+        self.watch(ix);
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.running = true;
+        unit.dirty = false;
+        let acts = std::mem::take(&mut unit.acts);
+        let before =
+            unit.before.as_ref().filter(|(_, until)| *until > Instant::now()).map(|(seal, _)| seal.clone());
+        let ask = held::ask(unit, &acts);
+        let (object, last, container) = (unit.object.clone(), unit.found.clone(), unit.container.clone());
+        let job = Job { ix, object, before, last, ask, container };
+        self.in_flight.insert(ix, acts);
+        let (root, context) = (self.options.root.clone(), self.options.context.clone());
+        let handles = Arc::clone(&self.handles);
+        self.looks.spawn_blocking(move || {
+            let begun = Instant::now();
+            // Tag, then who holds it, then the hash: in this order no writer is overlooked.
+            let mut holders = held::find(&root, &handles, &job);
+            let seen = look::look(&root, &context, &job).map(|look| {
+                holders.took = begun.elapsed();
+                Look { holders, ..look }
+            });
+            (job.ix, job, seen)
+        });
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok((ix, job, seen)) => {
+                let acts = self.in_flight.remove(&ix).unwrap_or_default();
+                if let Some(unit) = self.units.get_mut(ix) {
+                    unit.running = false;
+                    self.conclude(ix, &job, seen, acts);
+                }
+            }
+            Err(e) => {
+                // A worker panicked: which unit it had is not told, so all that are in flight are looked at again.
+                tracing::error!(error = %e, "a look failed");
+                for (ix, acts) in std::mem::take(&mut self.in_flight) {
+                    if let Some(unit) = self.units.get_mut(ix) {
+                        unit.running = false;
+                        unit.acts.put_back(acts, Instant::now());
+                        self.schedule.set(ix, Instant::now() + RETRY);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Units of these baselines, and no others.
+    fn take_up(&mut self, baselines: Vec<Arc<AcceptedBaseline>>, resolved: &[Resolved]) {
+        self.unsealed.due = true;
+        let mut wanted = std::collections::HashMap::new();
+        for baseline in &baselines {
+            let source = Arc::new(Source {
+                name: baseline.name.clone(),
+                revision: baseline.revision,
+                commit: baseline.source_commit.clone(),
+                writers: baseline.writers.to_vec(),
+            });
+            let until = Instant::now() + baseline.transition;
+            let of_it = |one: &&Resolved| one.baseline == baseline.name && one.revision == baseline.revision;
+            let resolved = resolved.iter().filter(of_it);
+            let own = std::iter::once((&baseline.objects, None));
+            for (objects, concrete) in own.chain(resolved.map(|one| (&one.objects, Some(&one.container)))) {
+                for at in 0..u32::try_from(objects.len()).unwrap_or(u32::MAX) {
+                    let sealed = Sealed { objects: Arc::clone(objects), at };
+                    if concrete.is_some() || sealed.anchor.is_host() {
+                        let container = concrete.cloned().flatten();
+                        let one = Wanted { sealed, source: Arc::clone(&source), until, container };
+                        wanted.insert(one.sealed.path.clone(), one);
+                    }
+                }
+            }
+        }
+        for ix in self.units.indices() {
+            let Some(unit) = self.units.get_mut(ix) else { continue };
+            match wanted.remove(&unit.object.path) {
+                Some(Wanted { sealed, source, until, container }) => {
+                    let other =
+                        unit.object.seal != sealed.seal || unit.object.attributes != sealed.attributes;
+                    if *unit.source != *source {
+                        if other && unit.source.name == source.name {
+                            unit.before = Some((unit.object.clone(), until));
+                        }
+                        unit.source = source;
+                        unit.dirty = true;
+                    }
+                    unit.dirty |= other;
+                    unit.container = container;
+                    if !unit.object.is(&sealed) {
+                        unit.object = sealed;
+                    }
+                }
+                None => self.forget(ix),
+            }
+        }
+        // Parents before children, so that a directory hands its slot down while its files are taken up.
+        let mut fresh: Vec<_> = wanted.into_values().collect();
+        fresh.sort_by(|a, b| a.sealed.path.cmp(&b.sealed.path));
+        for Wanted { sealed, source, container, .. } in fresh {
+            self.ways.hold(&sealed.path);
+            self.units.insert(Unit { container, ..Unit::new(sealed, source) });
+        }
+        let writers: Vec<_> =
+            baselines.iter().flat_map(|baseline| baseline.writers.iter().cloned()).collect();
+        self.world.declare(&writers);
+        self.baselines = baselines;
+        self.route_earlier();
+        let dirty = self.units.iter().filter(|(_, unit)| unit.dirty).map(|(ix, _)| ix).collect();
+        self.sweep("baseline", dirty);
+    }
+
+    /// What nothing happened to is looked at within the budget, and leaves posture alone meanwhile.
+    fn verify_all(&mut self, reason: &str) {
+        let calm = |unit: &Unit| !unit.dirty && unit.standing != unit::Standing::Unverified;
+        let (calm, pressing) =
+            self.units.indices().into_iter().partition(|ix| self.units.get(*ix).is_some_and(calm));
+        self.sweep(reason, pressing);
+        let scrub = self.scrubbing.get_or_insert_with(|| Sweep::new(reason));
+        let calm: Vec<Ix> = calm;
+        self.scrub.extend(calm.into_iter().filter(|ix| scrub.expect(*ix)));
+    }
+
+    /// Records a sweep or scrub that is done.
+    fn settle_sweep(&mut self) {
+        while self.answers.try_join_next().is_some() {}
+        if let Some(scrub) = self.scrubbing.take_if(|scrub| scrub.left.is_empty()) {
+            self.swept(scrub);
+        }
+        let Some(sweep) = self.sweep.take_if(|sweep| sweep.left.is_empty()) else { return };
+        self.swept(sweep);
+        if let Some(live) = self.first_done.take() {
+            // Nobody waits any more: the agent is stopping.
+            live.send(()).unwrap_or_default();
+            self.sensor.relieve();
+        }
+    }
+
+    fn swept(&mut self, sweep: Sweep) {
+        if sweep.total == 0 {
+            return;
+        }
+        let counted =
+            |standing| self.units.iter().filter(|(_, unit)| unit.standing == standing).count() as u64;
+        let body = RecordBody::ObjectVerified {
+            reason: sweep.reason,
+            objects: sweep.total,
+            intact: counted(unit::Standing::Intact),
+            violated: counted(unit::Standing::Violated),
+            duration_ms: u64::try_from(sweep.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.out.push(Draft::now(Severity::Info, body));
+    }
+
+    /// Looks at these units when there is time, and records when all are done.
+    fn sweep(&mut self, reason: &str, units: Vec<Ix>) {
+        let left = self.sweep.take().map(|sweep| sweep.left).unwrap_or_default();
+        let mut sweep = Sweep { total: left.len() as u64, left, ..Sweep::new(reason) };
+        self.backlog.extend(units.into_iter().filter(|ix| sweep.expect(*ix)));
+        self.sweep = Some(sweep);
+    }
+
+    /// The unit has been looked at, or is no more.
+    fn not_expected(&mut self, ix: Ix) {
+        for sweep in [&mut self.sweep, &mut self.scrubbing].into_iter().flatten() {
+            sweep.left.remove(&ix);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! From an observation to the units it concerns.
+
+use crate::model::{HostPath, InodeKey, Observation, Operation};
+
+use super::acts::Act;
+use super::slots::{Ix, Slots, Use};
+use super::topology::{Ways, is_mount};
+
+/// What routing needs to know of the units.
+pub(crate) trait Places {
+    /// Path of a unit.
+    fn path(&self, ix: Ix) -> &HostPath;
+    /// Inode of a unit at the last look.
+    fn inode(&self, ix: Ix) -> Option<InodeKey>;
+    /// Names below the unit are its own: a closed directory or a volume.
+    fn is_directory(&self, ix: Ix) -> bool;
+    /// The unit sealed at exactly this path.
+    fn at(&self, path: &HostPath) -> Option<Ix>;
+}
+
+/// What happened to a directory above objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It was moved, there if that is known.
+    Moved(Option<HostPath>),
+    /// Something was moved to its place, from there if that is known.
+    Came(Option<HostPath>),
+    /// Something was mounted over it, or what it lay on was unmounted.
+    Covered,
+    /// Its mount got other options.
+    Options,
+    /// It came or went empty.
+    Empty,
+}
+
+/// The units an observation concerns, each with the act as it is told of them. Empty for neighbours.
+pub(crate) fn route(observation: &Observation, slots: &Slots, places: &impl Places) -> Vec<(Ix, Act)> {
+    let first = slots.get(observation.slot);
+    if is_name_operation(observation.operation) {
+        names(observation, first, slots, places)
+    } else {
+        content(observation, first, places)
+    }
+}
+
+const fn is_name_operation(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Link
+            | Operation::Symlink
+            | Operation::Create
+            | Operation::Mkdir
+            | Operation::Mknod
+            | Operation::Unlink
+            | Operation::Rmdir
+            | Operation::Rename
+    )
+}
+
+/// The directory behind a slot, if it is one.
+fn directory<'a>(what: Option<&'a Use>, places: &'a impl Places) -> Option<&'a HostPath> {
+    match what? {
+        Use::Way(path) | Use::Stray(_, path) => Some(path),
+        Use::Unit(ix) | Use::Member(ix) => places.is_directory(*ix).then(|| places.path(*ix)),
+    }
+}
+
+/// The unit behind a slot, if it is one or lies in one.
+fn unit(what: Option<&Use>) -> Option<Ix> {
+    match what? {
+        Use::Unit(ix) | Use::Member(ix) | Use::Stray(ix, _) => Some(*ix),
+        Use::Way(_) => None,
+    }
+}
+
+/// Both ends of an act on a name.
+struct Ends {
+    from: Option<HostPath>,
+    to: Option<HostPath>,
+}
+
+/// Whether a slot stands for the inode acted upon itself, rather than for the directory its name is in: then it is not
+/// what the inode inherited.
+fn is_itself(what: Option<&Use>, observation: &Observation, places: &impl Places) -> bool {
+    match what {
+        // Nothing inherits from a way.
+        Some(Use::Way(_)) => observation.child_slot == Some(observation.slot),
+        what => {
+            unit(what).is_some_and(|ix| observation.inode.is_some() && places.inode(ix) == observation.inode)
+        }
+    }
+}
+
+fn ends(observation: &Observation, slots: &Slots, places: &impl Places) -> Ends {
+    let first = slots.get(observation.slot);
+    let (to_dir, to_name) = match &observation.renamed_to {
+        Some((slot, name)) => (slots.get(*slot), Some(name)),
+        None => (None, None),
+    };
+    let replaced = observation.replaced_slot.and_then(|slot| slots.get(slot));
+    // A directory that is itself renamed or removed stands under its own slot: the name is not in it.
+    let from_dir = directory(first, places).filter(|_| !is_itself(first, observation, places));
+    let from = from_dir.zip(observation.name.as_ref()).map(|(dir, name)| dir.join(name));
+    let to = directory(to_dir, places)
+        .zip(to_name)
+        .map(|(dir, name)| dir.join(name))
+        .or_else(|| unit(replaced).map(|ix| places.path(ix).clone()));
+    Ends { from, to }
+}
+
+/// Directories above objects (`ways` knows which are) that something happened to.
+pub(crate) fn displaced(
+    observation: &Observation,
+    slots: &Slots,
+    places: &impl Places,
+    ways: &Ways,
+) -> Vec<(HostPath, Fate)> {
+    let mut list: Vec<(HostPath, Fate)> = Vec::new();
+    let mut add = |path: HostPath, fate: Fate| {
+        let is_way = fate == Fate::Options || ways.contains(&path);
+        if is_way && !list.iter().any(|(known, _)| *known == path) {
+            list.push((path, fate));
+        }
+    };
+    let own = |what: Option<&Use>| match what {
+        Some(Use::Way(path)) => Some(path.clone()),
+        Some(Use::Unit(ix)) if is_itself(what, observation, places) => Some(places.path(*ix).clone()),
+        _ => None,
+    };
+    if observation.operation == Operation::MountSetattr {
+        // Only the caller's words say which mount that is.
+        let named = observation.path_in_fs.clone();
+        if let Some(path) = named.filter(|path| ways.contains(path) || places.at(path).is_some()) {
+            add(path, Fate::Options);
+        }
+        return list;
+    }
+    if is_mount(observation.operation) {
+        let first = slots.get(observation.slot);
+        match (own(first), observation.operation) {
+            // Of an object it is told by its own slot.
+            (Some(path), Operation::Remount) if matches!(first, Some(Use::Way(_))) => {
+                add(path, Fate::Options);
+            }
+            (Some(_), Operation::Remount) | (None, _) => {}
+            (Some(path), _) => add(path, Fate::Covered),
+        }
+        return list;
+    }
+    if !is_name_operation(observation.operation) {
+        return list;
+    }
+    let Ends { from, to } = ends(observation, slots, places);
+    if observation.operation != Operation::Rename {
+        let child = observation.child_slot.and_then(|slot| slots.get(slot));
+        for path in own(child).into_iter().chain(from) {
+            add(path, Fate::Empty);
+        }
+        return list;
+    }
+    if let Some(path) = own(observation.child_slot.and_then(|slot| slots.get(slot))) {
+        add(path, Fate::Moved(to.clone()));
+    }
+    if let Some(Use::Way(path)) = observation.replaced_slot.and_then(|slot| slots.get(slot)) {
+        add(path.clone(), Fate::Came(from.clone()));
+    }
+    if let Some(path) = from.clone() {
+        add(path, Fate::Moved(to.clone()));
+    }
+    if let Some(path) = to {
+        add(path, Fate::Came(from));
+    }
+    list
+}
+
+fn names(
+    observation: &Observation,
+    first: Option<&Use>,
+    slots: &Slots,
+    places: &impl Places,
+) -> Vec<(Ix, Act)> {
+    let child = observation.child_slot.and_then(|slot| slots.get(slot));
+    let to_dir = observation.renamed_to.as_ref().and_then(|(slot, _)| slots.get(*slot));
+    let replaced = observation.replaced_slot.and_then(|slot| slots.get(slot));
+    let Ends { from, to } = ends(observation, slots, places);
+    let own = || unit(child).or_else(|| unit(first)).map(|ix| places.path(ix).clone());
+    let path = from.clone().or_else(own).or_else(|| observation.path_in_fs.clone()).or_else(|| to.clone());
+    let Some(path) = path else { return Vec::new() };
+
+    let mut touched = Vec::new();
+    let mut touch = |ix: Option<Ix>| {
+        if let Some(ix) = ix
+            && !touched.contains(&ix)
+        {
+            touched.push(ix);
+        }
+    };
+    touch(from.as_ref().and_then(|path| places.at(path)));
+    touch(unit(child));
+    touch(to.as_ref().and_then(|path| places.at(path)));
+    touch(unit(replaced));
+    touch(unit(first));
+    touch(unit(to_dir));
+    let act = Act::new(observation, path, to);
+    touched.into_iter().map(|ix| (ix, act.clone())).collect()
+}
+
+fn content(observation: &Observation, first: Option<&Use>, places: &impl Places) -> Vec<(Ix, Act)> {
+    let Some(what) = first else { return Vec::new() };
+    match what {
+        // What happens to the inode of a mere parent is none of our business.
+        Use::Way(_) => Vec::new(),
+        Use::Stray(ix, path) => vec![(*ix, Act::new(observation, path.clone(), None))],
+        Use::Unit(ix) | Use::Member(ix) => {
+            let unit_path = places.path(*ix);
+            // A sensor that came too late to see the inode still knows the name of what lay below.
+            let unknown = observation.inode.is_none() && observation.name.is_none();
+            let itself = unknown || observation.inode.is_some() && observation.inode == places.inode(*ix);
+            if !places.is_directory(*ix) || itself {
+                return vec![(*ix, Act::new(observation, unit_path.clone(), None))];
+            }
+            // Something below that inherited the directory's slot.
+            let below =
+                observation.name.as_ref().map_or_else(|| unit_path.clone(), |name| unit_path.join(name));
+            let act = Act::new(observation, below.clone(), None);
+            let mut list = vec![(*ix, act.clone())];
+            if let Some(named) = places.at(&below).filter(|named| named != ix) {
+                list.push((named, act));
+            }
+            list
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Places, route};
+    use crate::judge::slots::{Ix, Slots, Use};
+    use crate::model::{HostPath, InodeKey, Observation, Operation, Rung, Slot, Time};
+
+    /// Unit 0: closed directory /d; unit 1: file /d/a; unit 2: lone file /x/lone.
+    struct Tree;
+
+    const PATHS: [&str; 3] = ["/d", "/d/a", "/x/lone"];
+
+    impl Places for Tree {
+        fn path(&self, ix: Ix) -> &HostPath {
+            static ALL: std::sync::OnceLock<Vec<HostPath>> = std::sync::OnceLock::new();
+            &ALL.get_or_init(|| PATHS.iter().map(|path| HostPath::from(*path)).collect())[ix as usize]
+        }
+        fn inode(&self, ix: Ix) -> Option<InodeKey> {
+            Some(InodeKey { dev: 1, ino: 100 + u64::from(ix) })
+        }
+        fn is_directory(&self, ix: Ix) -> bool {
+            ix == 0
+        }
+        fn at(&self, path: &HostPath) -> Option<Ix> {
+            PATHS.iter().position(|known| path == &HostPath::from(*known)).map(|ix| ix as Ix)
+        }
+    }
+
+    /// Slots 1, 2, 3 for the units, 4 for the lone file's parent.
+    fn slots() -> Slots {
+        let mut slots = Slots::new(10);
+        for ix in 0..3 {
+            slots.take(Use::Unit(ix));
+        }
+        slots.take(Use::Way(HostPath::from("/x")));
+        slots
+    }
+
+    fn observed(operation: Operation, slot: u32) -> Observation {
+        Observation {
+            time: Time(1),
+            sensor: Rung::Lsm,
+            operation,
+            slot: Slot(slot),
+            child_slot: None,
+            inode: None,
+            name: None,
+            path_in_fs: None,
+            renamed_to: None,
+            replaced_slot: None,
+            actor: Err("test".to_owned()),
+            count: 1,
+            denied: false,
+            failed: false,
+        }
+    }
+
+    fn routed(observation: &Observation) -> Vec<(Ix, String, Option<String>)> {
+        route(observation, &slots(), &Tree)
+            .into_iter()
+            .map(|(ix, act)| (ix, act.path.to_string(), act.to.map(|to| to.to_string())))
+            .collect()
+    }
+
+    #[test]
+    fn a_rename_over_a_lone_file_reaches_it() {
+        let mut rename = observed(Operation::Rename, 4);
+        rename.name = Some(b"new".to_vec());
+        rename.renamed_to = Some((Slot(4), b"lone".to_vec()));
+        rename.replaced_slot = Some(Slot(3));
+        assert_eq!(routed(&rename), [(2, "/x/new".to_owned(), Some("/x/lone".to_owned()))]);
+    }
+
+    #[test]
+    fn neighbours_in_a_parent_are_ignored() {
+        let mut create = observed(Operation::Create, 4);
+        create.name = Some(b"neighbour".to_vec());
+        assert_eq!(routed(&create), []);
+    }
+
+    #[test]
+    fn a_rename_in_a_closed_directory_reaches_file_and_directory() {
+        let mut rename = observed(Operation::Rename, 1);
+        rename.name = Some(b"a".to_vec());
+        rename.child_slot = Some(Slot(2));
+        rename.renamed_to = Some((Slot(1), b"b".to_vec()));
+        let to = Some("/d/b".to_owned());
+        assert_eq!(routed(&rename), [(1, "/d/a".to_owned(), to.clone()), (0, "/d/a".to_owned(), to)]);
+    }
+
+    #[test]
+    fn a_write_below_a_closed_directory_names_the_new_file() {
+        let mut write = observed(Operation::Write, 1);
+        write.inode = Some(InodeKey { dev: 1, ino: 999 });
+        write.name = Some(b"dropped".to_vec());
+        assert_eq!(routed(&write), [(0, "/d/dropped".to_owned(), None)]);
+    }
+
+    #[test]
+    fn what_is_gone_below_a_closed_directory_is_not_the_directory() {
+        let mut setattr = observed(Operation::Setattr, 1);
+        setattr.name = Some(b"moment".to_vec());
+        assert_eq!(routed(&setattr), [(0, "/d/moment".to_owned(), None)]);
+        setattr.name = None;
+        assert_eq!(routed(&setattr), [(0, "/d".to_owned(), None)]);
+    }
+
+    #[test]
+    fn an_unlink_of_a_file_in_an_unwatched_directory_reaches_it() {
+        let mut unlink = observed(Operation::Unlink, 3);
+        unlink.name = Some(b"alias".to_vec());
+        assert_eq!(routed(&unlink), [(2, "/x/lone".to_owned(), None)]);
+    }
+}

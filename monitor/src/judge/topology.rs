@@ -1,0 +1,292 @@
+//! Ways: the directories above the objects, up to the root.
+//!
+//! Whatever is done to one of them is done to every object below it: they are watched for it, cheaply, and looked up
+//! again after anything that may have changed what stands at their paths, before any object below is looked at.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::baseline::Root;
+use crate::model::{HostPath, InodeKey, Observation, Operation, Slot, WatchKind};
+
+use super::Judge;
+use super::acts::Act;
+use super::route::{Fate, displaced};
+use super::schedule::SETTLE;
+use super::slots::{Ix, Use};
+
+/// Rounds in which the ways are looked up until nothing moves under the looker; what moves after that is told by a
+/// later event.
+const ROUNDS: usize = 4;
+/// Mounts and unmounts of which it is not known what they concern: kept for as long, to explain what is found.
+const RECENT: Duration = Duration::from_secs(2);
+/// At most so many of them.
+const RECENT_MAX: usize = 32;
+
+/// What stands at a directory's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stands {
+    inode: InodeKey,
+    /// A bind mount of the same directory is another place all the same.
+    mount: u64,
+}
+
+/// Something else stands at a directory's path.
+struct Change {
+    dir: HostPath,
+    /// In another mount than before: a rename cannot do that.
+    by_mount: bool,
+}
+
+/// One directory above objects.
+#[derive(Debug, Default)]
+struct Way {
+    slot: Option<Slot>,
+    /// Objects at any depth below it.
+    users: u32,
+    /// Objects directly in it.
+    direct: u32,
+    stands: Option<Stands>,
+    /// What was mounted here is here no more.
+    bared: bool,
+    /// What the sensor was told.
+    watched: Option<(InodeKey, WatchKind)>,
+}
+
+/// All directories above objects.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    ways: BTreeMap<HostPath, Way>,
+    /// When they are to be looked up again.
+    pub(super) due: Option<Instant>,
+    recent: Vec<(Instant, Observation)>,
+}
+
+impl Ways {
+    /// One more object at `path`.
+    pub(super) fn hold(&mut self, path: &HostPath) {
+        for (depth, dir) in above(path).enumerate() {
+            let way = self.ways.entry(dir).or_default();
+            way.users += 1;
+            way.direct += u32::from(depth == 0);
+        }
+        self.stale(Duration::ZERO);
+    }
+
+    /// One object less at `path`: the slots that nobody needs any more.
+    pub(super) fn release(&mut self, path: &HostPath) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for (depth, dir) in above(path).enumerate() {
+            let Some(way) = self.ways.get_mut(&dir) else { continue };
+            way.users = way.users.saturating_sub(1);
+            way.direct = way.direct.saturating_sub(u32::from(depth == 0));
+            if way.users == 0 {
+                slots.extend(self.ways.remove(&dir).and_then(|way| way.slot));
+            }
+        }
+        slots
+    }
+
+    /// Whether objects lie below this directory.
+    pub(super) fn contains(&self, path: &HostPath) -> bool {
+        self.ways.contains_key(path)
+    }
+
+    /// Whether a mount that carried what lies at `path` is gone from above it.
+    pub(super) fn bared(&self, path: &HostPath) -> bool {
+        above(path).any(|dir| self.ways.get(&dir).is_some_and(|way| way.bared))
+    }
+
+    /// No tag stands any more.
+    pub(super) fn untagged(&mut self) {
+        for way in self.ways.values_mut() {
+            way.watched = None;
+        }
+        self.stale(Duration::ZERO);
+    }
+
+    /// They are to be looked up again after so long.
+    pub(super) fn stale(&mut self, wait: Duration) {
+        let at = Instant::now() + wait;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+}
+
+/// The directories above a path, nearest first.
+fn above(path: &HostPath) -> impl Iterator<Item = HostPath> {
+    std::iter::successors(path.parent(), HostPath::parent)
+}
+
+fn look_up(root: &Root, path: &HostPath) -> Option<(OwnedFd, Stands)> {
+    let fd = root.locate(path).ok()?;
+    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted).ok()?;
+    Some((fd, Stands { inode: InodeKey::of(&stat), mount: stat.stx_mnt_id }))
+}
+
+impl Judge {
+    /// Takes note of an act on a directory above objects: it is an act on each of them. `told` are the units that it
+    /// is known to concern anyhow.
+    pub(super) fn on_ways(&mut self, observation: &Observation, told: &[Ix]) {
+        let mounts = is_mount(observation.operation);
+        let displaced = displaced(observation, &self.slots, &self.units, &self.ways);
+        if mounts {
+            self.ways.recent.retain(|(at, _)| at.elapsed() < RECENT);
+            if displaced.is_empty() && !observation.failed && self.ways.recent.len() < RECENT_MAX {
+                self.ways.recent.push((Instant::now(), observation.clone()));
+            }
+        }
+        if mounts || !displaced.is_empty() {
+            self.ways.stale(SETTLE);
+        }
+        let now = Instant::now();
+        for (dir, fate) in displaced {
+            if fate == Fate::Options {
+                // It changes nothing below; told of the directory itself.
+                self.attempt_on_way(&dir, &Act::new(observation, dir.clone(), None));
+                continue;
+            }
+            for (ix, path) in self.below(&dir) {
+                let join = |dir: &HostPath, path: &HostPath, way: &HostPath| {
+                    dir.join(path.below(way).unwrap_or_default())
+                };
+                let act = match &fate {
+                    _ if told.contains(&ix) => continue,
+                    Fate::Moved(to) => {
+                        let to = to.as_ref().map(|to| join(to, &path, &dir));
+                        Act::new(observation, path, to)
+                    }
+                    Fate::Came(Some(from)) => Act::new(observation, join(from, &path, &dir), Some(path)),
+                    Fate::Came(None) | Fate::Covered => Act::new(observation, path, None),
+                    Fate::Options | Fate::Empty => {
+                        self.schedule.at_latest(ix, now + SETTLE);
+                        continue;
+                    }
+                };
+                self.acted(ix, act, now);
+            }
+        }
+    }
+
+    /// Objects below a directory.
+    fn below(&self, dir: &HostPath) -> Vec<(Ix, HostPath)> {
+        let below = |path: &HostPath| path.below(dir).is_some_and(|rest| !rest.is_empty());
+        self.units
+            .iter()
+            .filter(|(_, unit)| below(&unit.object.path))
+            .map(|(ix, unit)| (ix, unit.object.path.clone()))
+            .collect()
+    }
+
+    /// Looks all ways up again if something may have changed them, and watches what stands there now. Objects below
+    /// what changed are looked at.
+    pub(super) fn follow_ways(&mut self) {
+        if self.ways.due.take().is_none() {
+            return;
+        }
+        let mut changed: Vec<Change> = Vec::new();
+        for _ in 0..ROUNDS {
+            let before = changed.len();
+            self.follow_once(&mut changed);
+            if changed.len() == before {
+                break;
+            }
+        }
+        let explained: Vec<Observation> =
+            self.ways.recent.iter().map(|(_, observation)| observation.clone()).collect();
+        let now = Instant::now();
+        let mut seen = HashSet::new();
+        // Those that a mount explains come first.
+        changed.sort_by_key(|change| !change.by_mount);
+        for change in &changed {
+            for (ix, path) in self.below(&change.dir) {
+                if !seen.insert(ix) {
+                    continue;
+                }
+                let Some(unit) = self.units.get(ix) else { continue };
+                let known = unit.acts.iter().next().is_some();
+                if change.by_mount && !known && unit.seen.is_some() {
+                    for observation in &explained {
+                        self.acted(ix, Act::new(observation, path.clone(), None), now);
+                    }
+                }
+                self.schedule.at_latest(ix, now + SETTLE);
+            }
+        }
+    }
+
+    /// One walk over all ways, from the root down.
+    fn follow_once(&mut self, changed: &mut Vec<Change>) {
+        let root = self.options.root.clone();
+        let mut missing: HashSet<HostPath> = HashSet::new();
+        let mut found: Vec<(HostPath, Option<(OwnedFd, Stands)>)> = Vec::new();
+        for path in self.ways.ways.keys() {
+            let stands = look_up(&root, path);
+            if stands.is_none()
+                && let Some(parent) = path.parent()
+            {
+                missing.insert(parent);
+            }
+            found.push((path.clone(), stands));
+        }
+        // A directory that is an object is watched as one, and so is another path of the same inode.
+        let mut taken: HashMap<InodeKey, ()> =
+            self.units.iter().filter_map(|(_, unit)| Some((unit.watched?, ()))).collect();
+        let mounts: HashMap<HostPath, u64> =
+            found.iter().filter_map(|(path, now)| Some((path.clone(), now.as_ref()?.1.mount))).collect();
+        for (path, now) in found {
+            let own = self
+                .units
+                .find(&path)
+                .is_some_and(|ix| self.units.get(ix).is_some_and(super::Unit::is_directory));
+            let Some(way) = self.ways.ways.get_mut(&path) else { continue };
+            let stands = now.as_ref().map(|(_, stands)| *stands);
+            if way.stands != stands {
+                let other = way.stands.zip(stands).is_some_and(|(was, is)| was.mount != is.mount);
+                // What went with, or came with, a directory above it.
+                let with = |change: &Change| change.by_mount && path.below(&change.dir).is_some();
+                if other {
+                    let around = path.parent().and_then(|parent| mounts.get(&parent).copied());
+                    way.bared = around == stands.map(|stands| stands.mount);
+                }
+                if way.watched.is_some() || way.stands.is_some() {
+                    let by_mount = other || changed.iter().any(with);
+                    changed.push(Change { dir: path.clone(), by_mount });
+                }
+                way.stands = stands;
+            }
+            let Some((fd, stands)) = now.filter(|_| !own) else { continue };
+            let kind = if way.direct > 0 || missing.contains(&path) {
+                WatchKind::Parent
+            } else {
+                WatchKind::Ancestor
+            };
+            if taken.insert(stands.inode, ()).is_some() || way.watched == Some((stands.inode, kind)) {
+                continue;
+            }
+            let slot = way.slot.or_else(|| self.slots.take(Use::Way(path.clone())));
+            way.slot = slot;
+            let failed = match slot {
+                None => Some(super::watches::NO_SLOT.to_owned()),
+                Some(slot) => self.sensor.watch(fd.as_fd(), slot, kind, &path).err().map(|e| e.to_string()),
+            };
+            match failed {
+                None => way.watched = Some((stands.inode, kind)),
+                Some(why) => {
+                    // Told once for each inode.
+                    way.watched = Some((stands.inode, kind));
+                    self.report_unwatched(&path, &why);
+                }
+            }
+        }
+    }
+}
+
+/// It changes what stands at paths without touching names.
+pub(super) const fn is_mount(operation: Operation) -> bool {
+    use Operation as O;
+    matches!(operation, O::Mount | O::Umount | O::PivotRoot | O::Remount | O::MountSetattr)
+}

@@ -1,0 +1,263 @@
+//! From two looks at an object and the acts between them to a finding. Pure: no I/O, no state.
+//!
+//! Hooks fire before the act, so an observation alone proves nothing: what counts is whether ctime, inode, links or
+//! bytes moved. Unmoved is an attempt; moved and as sealed again is `reverted`, which is still a violation.
+
+use crate::baseline::{Aspect, Difference, Found};
+use crate::model::{InodeKey, ObjectRef, Operation, State, Time, ViolationKind};
+
+use super::acts::{Act, decisive};
+use super::violations::{Finding, moved_to};
+
+/// How much older than the act that set it a ctime may be, in nanoseconds: it is that of the last tick of the clock.
+const TICK: i64 = 10_000_000;
+
+/// What is remembered of the last look at an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) inode: InodeKey,
+    /// Nanoseconds since the epoch.
+    pub(crate) ctime: i64,
+    /// Nanoseconds since the epoch.
+    pub(crate) mtime: i64,
+    pub(crate) nlink: u64,
+}
+
+impl From<&Found> for Seen {
+    fn from(found: &Found) -> Self {
+        Self { inode: found.inode, ctime: found.ctime, mtime: found.mtime, nlink: found.nlink }
+    }
+}
+
+/// The outcome of one look.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) findings: Vec<Finding>,
+    /// Acts after which nothing moved.
+    pub(crate) attempts: Vec<Act>,
+    /// The disk shows what no act tells yet: one is still to come.
+    pub(crate) incomplete: bool,
+}
+
+/// Judges a file or symlink. `found` is `None` when nothing stands at its path; `lawful` tells of an act whether
+/// its actor may write this object.
+pub(crate) fn file(
+    object: &ObjectRef,
+    last: Option<&Seen>,
+    found: Option<&Found>,
+    differences: &[Difference],
+    acts: &[&Act],
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let denied = acts.iter().filter(|act| act.denied);
+    verdict.attempts.extend(denied.map(|act| (*act).clone()));
+    let acts: Vec<&Act> = acts.iter().copied().filter(|act| !act.denied).collect();
+    let round = Round { object, acts: &acts };
+
+    let Some(found) = found else {
+        verdict.findings.push(round.gone(differences));
+        return verdict;
+    };
+    let Some(last) = last else {
+        // The first look: whatever differs was so before the watch began, by an act that an earlier agent's programs saw.
+        verdict.findings.extend(round.standing(differences));
+        if verdict.findings.is_empty() {
+            let (moved, unmoved): (Vec<&Act>, Vec<&Act>) = acts
+                .iter()
+                .partition(|act| act.operation != Operation::Open && found.ctime >= act.first.0 - TICK);
+            let round = Round { object, acts: &moved };
+            verdict.findings.extend((!moved.is_empty()).then(|| round.passed_unseen(found)));
+            verdict.attempts.extend(unmoved.into_iter().cloned());
+        }
+        return verdict;
+    };
+    if last.inode != found.inode {
+        verdict.findings.push(round.replaced(last, found, differences));
+        return verdict;
+    }
+    verdict.findings.extend(round.standing(differences));
+    let moved = last.ctime != found.ctime;
+    if let Some(finding) = moved.then(|| round.linked(last, found)).flatten() {
+        verdict.findings.push(finding);
+    }
+    if verdict.findings.is_empty() {
+        if moved {
+            verdict.findings.extend(round.passed(last, found));
+        } else {
+            verdict.attempts.extend(acts.iter().map(|act| (*act).clone()));
+        }
+    }
+    verdict
+}
+
+/// One object and the acts on it since the last look.
+pub(crate) struct Round<'a> {
+    pub(crate) object: &'a ObjectRef,
+    pub(crate) acts: &'a [&'a Act],
+}
+
+impl Round<'_> {
+    fn pick(&self, wanted: impl Fn(&Act) -> bool) -> Option<Act> {
+        decisive(self.acts.iter().copied().filter(|act| wanted(act))).cloned()
+    }
+
+    /// A finding of this round.
+    pub(crate) fn finding(
+        &self,
+        kind: ViolationKind,
+        act: Option<Act>,
+        expected: State,
+        actual: State,
+    ) -> Finding {
+        let mut operations = Vec::new();
+        for act in self.acts {
+            if !operations.contains(&act.operation) {
+                operations.push(act.operation);
+            }
+        }
+        let unexplained = if self.acts.is_empty() {
+            "found by comparing: no observation explains it"
+        } else {
+            "no observed act explains it"
+        };
+        Finding {
+            kind,
+            object: self.object.clone(),
+            expected,
+            actual,
+            act,
+            operations,
+            detail: None,
+            standing: true,
+            unexplained,
+        }
+    }
+
+    /// Nothing stands at the path.
+    fn gone(&self, differences: &[Difference]) -> Finding {
+        let (expected, actual) = merged(differences);
+        let away = self.pick(|act| act.operation == Operation::Rename && act.path == self.object.path);
+        if let Some(act) = away {
+            let to = act.to.clone();
+            let mut finding = self.finding(ViolationKind::Renamed, Some(act), expected, actual);
+            finding.detail = to.as_ref().map(moved_to);
+            return finding;
+        }
+        let act = self
+            .pick(|act| matches!(act.operation, Operation::Unlink | Operation::Rmdir))
+            .or_else(|| self.pick(Act::touches_names));
+        self.finding(ViolationKind::Removed, act, expected, actual)
+    }
+
+    /// Another inode stands at the path.
+    fn replaced(&self, last: &Seen, found: &Found, differences: &[Difference]) -> Finding {
+        let (mut expected, mut actual) = merged(differences);
+        expected.insert("inode".into(), last.inode.ino.to_string());
+        actual.insert("inode".into(), found.inode.ino.to_string());
+        let onto =
+            |act: &Act| act.operation == Operation::Rename && act.to.as_ref() == Some(&self.object.path);
+        let act = self
+            .pick(onto)
+            .or_else(|| self.pick(|act| act.touches_names() && act.operation != Operation::Unlink))
+            .or_else(|| self.pick(Act::touches_names))
+            .or_else(|| self.pick(|act| act.operation == Operation::Mount));
+        let from = act.as_ref().filter(|act| onto(act)).map(|act| format!("by {}", act.path));
+        let mounted = act.as_ref().is_some_and(|act| act.operation == Operation::Mount);
+        let kind = if mounted { ViolationKind::MountedOver } else { ViolationKind::Replaced };
+        let mut finding = self.finding(kind, act, expected, actual);
+        finding.detail = from;
+        finding
+    }
+
+    /// What differs from the seal, split by what is wrong.
+    pub(crate) fn standing(&self, differences: &[Difference]) -> Vec<Finding> {
+        let is_content = |d: &&Difference| {
+            matches!(d.aspect, Aspect::Content | Aspect::Type | Aspect::Target | Aspect::Missing)
+        };
+        let is_attributes = |d: &&Difference| d.aspect == Aspect::Attributes;
+        let is_identity = |d: &&Difference| d.aspect == Aspect::Identity;
+        let mut findings = Vec::new();
+        let mut add = |kind, differences: Vec<&Difference>, act: Option<Act>| {
+            if let Some(first) = differences.first() {
+                let detail = first.detail.clone();
+                let (expected, actual) = merged(differences);
+                let mut finding = self.finding(kind, act, expected, actual);
+                finding.detail = detail;
+                findings.push(finding);
+            }
+        };
+        let writer =
+            || self.pick(Act::touches_content).or_else(|| self.pick(|act| act.operation == Operation::Open));
+        add(ViolationKind::Content, differences.iter().filter(is_content).collect(), writer());
+        let setter = || self.pick(Act::touches_attributes).or_else(writer);
+        add(ViolationKind::Attributes, differences.iter().filter(is_attributes).collect(), setter());
+        add(ViolationKind::Identity, differences.iter().filter(is_identity).collect(), writer());
+        findings
+    }
+
+    /// A new hard link.
+    fn linked(&self, last: &Seen, found: &Found) -> Option<Finding> {
+        let act = self.pick(|act| act.operation == Operation::Link);
+        if act.is_none() && found.nlink <= last.nlink {
+            return None;
+        }
+        let state = |nlink: u64| State::from([("nlink".to_owned(), nlink.to_string())]);
+        let alias = act.as_ref().and_then(|act| act.to.clone().or_else(|| act.path_in_fs.clone()));
+        let mut finding = self.finding(ViolationKind::Linked, act, state(last.nlink), state(found.nlink));
+        finding.detail = alias.map(|alias| format!("also reachable as {alias}"));
+        finding.standing = found.nlink > last.nlink;
+        Some(finding)
+    }
+
+    /// It moved, and is as sealed.
+    fn passed(&self, last: &Seen, found: &Found) -> Option<Finding> {
+        let content = self.pick(|act| act.touches_content() && act.operation != Operation::Ioctl);
+        let flags = self.pick(|act| matches!(act.operation, Operation::Ioctl | Operation::FileSetattr));
+        if content.is_none() && flags.is_some() {
+            let mut finding =
+                self.finding(ViolationKind::Attributes, flags, ctime(last.ctime), ctime(found.ctime));
+            finding.standing = false;
+            finding.detail = Some("inode flags, or what only an ioctl can set".to_owned());
+            return Some(finding);
+        }
+        let setter = self.pick(Act::touches_attributes);
+        let names = self.pick(Act::touches_names);
+        if content.is_none() && setter.is_some() && last.mtime != found.mtime {
+            let state = |ns: i64| State::from([("mtime".to_owned(), Time(ns).to_string())]);
+            let mut finding =
+                self.finding(ViolationKind::Attributes, setter, state(last.mtime), state(found.mtime));
+            finding.standing = false;
+            return Some(finding);
+        }
+        let act = content.or(setter).or(names).or_else(|| self.pick(|_| true));
+        let mut finding = self.finding(ViolationKind::Reverted, act, ctime(last.ctime), ctime(found.ctime));
+        finding.standing = false;
+        finding.detail = Some("changed, and as sealed again".to_owned());
+        Some(finding)
+    }
+
+    /// As [`Self::passed`], where nobody looked before.
+    fn passed_unseen(&self, found: &Found) -> Finding {
+        let act = self.pick(|_| true);
+        let mut finding = self.finding(ViolationKind::Reverted, act, State::new(), ctime(found.ctime));
+        finding.standing = false;
+        finding.detail = Some("changed while no agent ran, and as sealed again".to_owned());
+        finding
+    }
+}
+
+/// A change time, in nanoseconds since the epoch, as records show it.
+pub(crate) fn ctime(ns: i64) -> State {
+    State::from([("ctime".to_owned(), Time(ns).to_string())])
+}
+
+/// The states of several differences in one.
+#[expect(single_use_lifetimes, reason = "an anonymous lifetime is not allowed in an impl Trait's binding")]
+pub(crate) fn merged<'a>(differences: impl IntoIterator<Item = &'a Difference>) -> (State, State) {
+    let (mut expected, mut actual) = (State::new(), State::new());
+    for difference in differences {
+        expected.extend(difference.expected.iter().map(|(k, v)| (k.clone(), v.clone())));
+        actual.extend(difference.actual.iter().map(|(k, v)| (k.clone(), v.clone())));
+    }
+    (expected, actual)
+}

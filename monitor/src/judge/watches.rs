@@ -1,0 +1,238 @@
+//! Which inodes are watched for a unit, brought up to date before each look.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+
+use crate::baseline::Seal;
+use crate::model::{HostPath, InodeKey, Resolution, Slot, WatchKind};
+
+use super::Judge;
+use super::slots::{Ix, Use};
+
+/// Inodes watched inside one volume; a ConfigMap or Secret holds 1 MiB.
+const MAX_INNER: usize = 4096;
+/// What is said when the sensor can watch no more.
+pub(super) const NO_SLOT: &str = "no slot left: raise sensor.maxSlots";
+/// Depth of a volume.
+const MAX_DEPTH: usize = 16;
+
+impl Judge {
+    /// Watches what stands at the unit's path now, and what lies in it. Failures are counted, reported once, and
+    /// make posture uncertain; the look goes on.
+    pub(crate) fn watch(&mut self, ix: Ix) {
+        let Some(unit) = self.units.get(ix) else { return };
+        let (path, slot) = (unit.object.path.clone(), unit.slot);
+        let kind = match &unit.object.seal {
+            Seal::File { .. } | Seal::Symlink { .. } | Seal::Directory { names: None } => WatchKind::Object,
+            Seal::Directory { names: Some(_) } => WatchKind::ClosedDir,
+            Seal::Volume { .. } => WatchKind::Tree,
+        };
+        let Some(slot) = slot.or_else(|| self.slots.take(Use::Unit(ix))) else {
+            self.unwatched(ix, NO_SLOT);
+            return;
+        };
+        if let Some(unit) = self.units.get_mut(ix) {
+            unit.slot = Some(slot);
+        }
+        // Nothing there is the look's to tell.
+        let Ok(fd) = self.options.root.locate(&path) else { return };
+        let Some(inode) = inode_of(&fd) else { return };
+        let fresh = self.units.get(ix).is_some_and(|unit| unit.watched != Some(inode));
+        if fresh {
+            match self.sensor.watch(fd.as_fd(), slot, kind, &path) {
+                Ok(()) => {
+                    self.sensor.count_reads(slot, true);
+                    if let Some(unit) = self.units.get_mut(ix) {
+                        unit.watched = Some(inode);
+                        unit.fresh = true;
+                        unit.unwatched = None;
+                    }
+                }
+                Err(e) => {
+                    self.unwatched(ix, &e.to_string());
+                    return;
+                }
+            }
+        }
+        if kind == WatchKind::Tree {
+            self.watch_inside(ix, &fd, &path);
+        }
+    }
+
+    /// Every inode of a volume has a slot of its own, so that an act on it is told apart from acts on what is new.
+    fn watch_inside(&mut self, ix: Ix, dir: &OwnedFd, path: &HostPath) {
+        let mut known =
+            self.units.get_mut(ix).map(|unit| std::mem::take(&mut unit.inner)).unwrap_or_default();
+        let mut now: HashMap<InodeKey, Slot> = HashMap::new();
+        let (mut failed, mut fresh) = (None, false);
+        let mut queue = vec![(open_below(dir.as_fd(), b"."), path.clone(), 0)];
+        while let Some((dir, at, depth)) = queue.pop() {
+            let Some(dir) = dir else { continue };
+            for (name, fd) in children(&dir) {
+                let Some((inode, is_dir)) = inode_of(&fd).map(|inode| (inode, is_dir(&fd))) else { continue };
+                if now.contains_key(&inode) || now.len() >= MAX_INNER {
+                    continue;
+                }
+                let child = at.join(&name);
+                let kind = if is_dir { WatchKind::Tree } else { WatchKind::Object };
+                match known.remove(&inode) {
+                    Some(slot) => drop(now.insert(inode, slot)),
+                    None => match self.watch_member(ix, &fd, kind, &child) {
+                        Ok(slot) => {
+                            fresh = true;
+                            let _ = now.insert(inode, slot);
+                        }
+                        Err(why) => failed = Some(why),
+                    },
+                }
+                if is_dir && depth < MAX_DEPTH {
+                    queue.push((open_below(fd.as_fd(), b"."), child, depth + 1));
+                }
+            }
+        }
+        for slot in known.into_values() {
+            self.sensor.unwatch(slot);
+            self.slots.release(slot);
+        }
+        if let Some(unit) = self.units.get_mut(ix) {
+            unit.inner = now;
+            unit.fresh |= fresh;
+        }
+        if let Some(why) = failed {
+            self.unwatched(ix, &why);
+        }
+    }
+
+    fn watch_member(
+        &mut self,
+        ix: Ix,
+        fd: &OwnedFd,
+        kind: WatchKind,
+        path: &HostPath,
+    ) -> Result<Slot, String> {
+        let slot = self.slots.take(Use::Member(ix)).ok_or_else(|| NO_SLOT.to_owned())?;
+        if let Err(e) = self.sensor.watch(fd.as_fd(), slot, kind, path) {
+            self.slots.release(slot);
+            return Err(e.to_string());
+        }
+        self.sensor.count_reads(slot, true);
+        Ok(slot)
+    }
+
+    /// Watches a name that does not belong into a directory, so that what is done to it is told of it.
+    pub(crate) fn watch_stray(&mut self, ix: Ix, path: &HostPath) {
+        let Ok(fd) = self.options.root.locate(path) else { return };
+        let Some(inode) = inode_of(&fd) else { return };
+        if self
+            .units
+            .get(ix)
+            .is_none_or(|unit| unit.inner.contains_key(&inode) || unit.inner.len() >= MAX_INNER)
+        {
+            return;
+        }
+        let Some(slot) = self.slots.take(Use::Stray(ix, path.clone())) else { return };
+        let kind = if is_dir(&fd) { WatchKind::Tree } else { WatchKind::Object };
+        match self.sensor.watch(fd.as_fd(), slot, kind, path) {
+            Ok(()) => {
+                self.sensor.count_reads(slot, true);
+                if let Some(unit) = self.units.get_mut(ix) {
+                    unit.inner.insert(inode, slot);
+                }
+            }
+            Err(_) => self.slots.release(slot),
+        }
+    }
+
+    /// Forgets which inodes are tagged, so that the next look at each unit tags them again; directories above them are tagged now.
+    pub(crate) fn tag_anew(&mut self) {
+        for ix in self.units.indices() {
+            let Some(unit) = self.units.get_mut(ix) else { continue };
+            unit.watched = None;
+            for slot in std::mem::take(&mut unit.inner).into_values() {
+                self.sensor.unwatch(slot);
+                self.slots.release(slot);
+            }
+        }
+        self.ways.untagged();
+        self.follow_ways();
+    }
+
+    /// The object is sealed no longer.
+    pub(crate) fn forget(&mut self, ix: Ix) {
+        self.schedule.cancel(ix);
+        let Some(unit) = self.units.remove(ix) else { return };
+        for slot in unit.slot.into_iter().chain(unit.inner.into_values()) {
+            self.sensor.unwatch(slot);
+            self.slots.release(slot);
+        }
+        for slot in self.ways.release(&unit.object.path) {
+            self.sensor.unwatch(slot);
+            self.slots.release(slot);
+        }
+        for uid in self.book.open_of(&unit.object.path) {
+            let (resolution, why) = if unit.object.anchor.is_host() {
+                (Resolution::Rebaselined, "no baseline in force seals it any more")
+            } else {
+                (Resolution::Redeployed, "its pod is gone, or no baseline in force seals it any more")
+            };
+            let draft = self.book.resolve(&uid, resolution, Some(why.to_owned()));
+            self.out.extend(draft);
+        }
+        self.not_expected(ix);
+        let reconciled = self.losses.verified(ix);
+        self.out.extend(reconciled);
+    }
+
+    fn unwatched(&mut self, ix: Ix, why: &str) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        if unit.unwatched.as_deref() != Some(why) {
+            let path = unit.object.path.clone();
+            unit.unwatched = Some(why.to_owned());
+            self.report_unwatched(&path, why);
+        }
+    }
+
+    pub(super) fn report_unwatched(&mut self, path: &HostPath, why: &str) {
+        let body = crate::model::GapBody {
+            at: "watch".to_owned(),
+            reason: why.to_owned(),
+            objects: vec![path.clone()],
+            ..crate::model::GapBody::default()
+        };
+        let severity = crate::model::Severity::Medium;
+        self.out.push(crate::model::Draft::now(severity, crate::model::RecordBody::Gap(body)));
+    }
+}
+
+/// The kernel's key of an inode, by `statx`.
+fn inode_of(fd: &OwnedFd) -> Option<InodeKey> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).ok()?;
+    Some(InodeKey::of(&stat))
+}
+
+fn is_dir(fd: &OwnedFd) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+    })
+}
+
+fn open_below(dir: BorrowedFd<'_>, name: &[u8]) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).ok()
+}
+
+/// The entries of a directory, each opened with `O_PATH`. What vanishes meanwhile is passed over.
+fn children(dir: &OwnedFd) -> Vec<(Vec<u8>, OwnedFd)> {
+    let Ok(entries) = rustix::fs::Dir::read_from(dir) else { return Vec::new() };
+    let names = entries.filter_map(Result::ok).map(|entry| entry.file_name().to_bytes().to_vec());
+    let names = names.filter(|name| !matches!(name.as_slice(), b"." | b"..")).take(MAX_INNER);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    names
+        .filter_map(|name| {
+            let fd = rustix::fs::openat(dir, name.as_slice(), flags, Mode::empty()).ok()?;
+            Some((name, fd))
+        })
+        .collect()
+}

@@ -1,0 +1,419 @@
+//! Workloads to objects of a statement.
+//!
+//! A published volume is one object below the pod's directory (`/volumes/<plugin>/<volume>`); a part of it that a
+//! container mounts by subPath is another one, since that mount stays on the inode it began with
+//! (`/volume-subpaths/<volume>/<container>/<index of the mount>`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::api::{Container, PodSpec, VolumeMount};
+use super::layout::{Layout, Owned, layout};
+use super::payload::{Content, File, Gathered, Payload, clean, gather, gather_token_volume};
+use super::store::{Manifests, Template};
+use super::variables::{environment, expand};
+use crate::attribution::pods::mesh_of_volume;
+use crate::baseline::Error;
+use crate::baseline::object::{EntryKind, MountedAt, Publish, Writer};
+use crate::baseline::seal::SealedBytes;
+use crate::baseline::secret::SecretKey;
+use crate::baseline::statement::Unresolved;
+use crate::baseline::wire::{Unique, WireEntry, WireIdentity, WireObject, WireType, WireWorkload};
+use crate::model::{Class, HostPath};
+
+/// Where the API server mounts the token it adds.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// What it calls the volume: this, and five letters of its own.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+/// Words in the images of meshes.
+const MESHES: [&str; 6] = ["istio", "linkerd", "kuma", "consul", "cilium", "envoy"];
+
+/// What cannot be read from manifests.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Whether a publish may reach a running pod.
+    pub publish: Publish,
+    /// The cluster's key for secrets; without it their content is not sealed, and listed.
+    pub secret_key: Option<Arc<SecretKey>>,
+    /// Issuer of service account tokens; any, if it is not known.
+    pub token_issuer: Option<String>,
+}
+
+/// What came of a set of manifests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sealed {
+    /// To go into a statement.
+    pub objects: Vec<WireObject>,
+    /// What could not be sealed.
+    pub unresolved: Vec<Unresolved>,
+    /// One line each, for the reviewer.
+    pub notes: Vec<String>,
+}
+
+/// Seals the volumes of all workloads.
+///
+/// # Errors
+/// An object in the manifests is not of the form the API asks for.
+pub fn seal(manifests: &Manifests, options: &Options) -> Result<Sealed, Error> {
+    let mut sealer = Sealer {
+        manifests,
+        options,
+        objects: Vec::new(),
+        unresolved: manifests.unknown().iter().cloned().collect(),
+        mutable: BTreeSet::new(),
+        absent: BTreeMap::new(),
+    };
+    let (mut workloads, mut tokens) = (0, false);
+    for template in manifests.templates() {
+        workloads += 1;
+        sealer.workload(template)?;
+    }
+    let mut notes = Vec::new();
+    if workloads == 0 {
+        notes.push("no workload in the manifests: nothing makes pods".to_owned());
+    }
+    if manifests.without_namespace() > 0 {
+        notes.push(format!(
+            "{} objects name no namespace: taken to be in the one given by --namespace",
+            manifests.without_namespace()
+        ));
+    }
+    for (object, places) in &sealer.absent {
+        notes.push(format!(
+            "{object} is optional and not in the manifests: sealed as absent in {}",
+            places.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    for object in &sealer.mutable {
+        notes.push(format!("{object} belongs to a mesh and is not `immutable: true`"));
+    }
+    for object in &sealer.objects {
+        let files = object.files.iter().flat_map(|files| files.0.values());
+        tokens |= files
+            .filter_map(|file| file.identity.as_ref())
+            .any(|identity| matches!(identity, WireIdentity::Token { iss, .. } if iss.is_empty()));
+    }
+    if tokens {
+        notes.push("tokens of any issuer are taken: --token-issuer URL fixes it".to_owned());
+    }
+    Ok(Sealed { objects: sealer.objects, unresolved: sealer.unresolved.into_iter().collect(), notes })
+}
+
+struct Sealer<'s> {
+    manifests: &'s Manifests,
+    options: &'s Options,
+    objects: Vec<WireObject>,
+    unresolved: BTreeSet<Unresolved>,
+    /// Objects of a mesh that may change.
+    mutable: BTreeSet<String>,
+    /// Optional objects that are not there → volumes.
+    absent: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// What the volumes of one pod have in common.
+struct Pod<'t> {
+    template: &'t Template,
+    workload: WireWorkload,
+    fs_group: Option<u32>,
+}
+
+impl Sealer<'_> {
+    fn workload(&mut self, template: &Template) -> Result<(), Error> {
+        let spec = &template.pod.spec;
+        let whole = if spec.host_users == Some(false) {
+            Some("hostUsers: false: owners of its files are mapped on the node")
+        } else if spec.os.name == "windows" {
+            Some("its pods run on Windows")
+        } else {
+            None
+        };
+        if let Some(reason) = whole {
+            self.list(template.workload.to_string(), reason.to_owned());
+            return Ok(());
+        }
+        let fs_group = match spec.security_context.fs_group.map(u32::try_from) {
+            None => None,
+            Some(Ok(gid)) => Some(gid),
+            Some(Err(_)) => {
+                self.list(template.workload.to_string(), "an fsGroup that is no group".to_owned());
+                return Ok(());
+            }
+        };
+        let workload = WireWorkload {
+            kind: template.workload.kind,
+            name: template.workload.name.clone(),
+            namespace: template.workload.namespace.clone(),
+            service_account: template.workload.service_account.clone(),
+        };
+        let pod = Pod { template, workload, fs_group };
+        let mut names = BTreeSet::new();
+        for volume in &spec.volumes {
+            let place = format!("{}: volume {}", template.workload, volume.name);
+            if !is_label(&volume.name) || !names.insert(&volume.name) {
+                self.list(place, "a name the API server refuses, or twice".to_owned());
+                continue;
+            }
+            match gather(self.manifests, template, volume)? {
+                Gathered::Unknown(reason) => self.list(place, reason),
+                Gathered::Published(payload) => self.volume(&pod, &volume.name, &payload, &place),
+            }
+        }
+        if self.gets_token(template) {
+            let place = format!("{}: volume {TOKEN_VOLUME}*", template.workload);
+            match gather_token_volume(self.manifests, template)? {
+                Gathered::Unknown(reason) => self.list(place, reason),
+                Gathered::Published(payload) => {
+                    self.volume(&pod, &format!("{TOKEN_VOLUME}*"), &payload, &place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, place: String, reason: String) {
+        self.unresolved.insert(Unresolved { place, reason });
+    }
+
+    /// Whether the API server adds the volume of the service account's token.
+    fn gets_token(&self, template: &Template) -> bool {
+        let spec = &template.pod.spec;
+        let workload = &template.workload;
+        let account = self.manifests.account(&workload.namespace, &workload.service_account);
+        let wanted = spec
+            .automount_service_account_token
+            .or_else(|| account.and_then(|account| account.automount_service_account_token))
+            .unwrap_or(true);
+        let named = spec.volumes.iter().any(|volume| volume.name.starts_with(TOKEN_VOLUME));
+        let needed = containers(spec)
+            .any(|container| container.volume_mounts.iter().all(|mount| mount.mount_path != TOKEN_PATH));
+        wanted && !named && needed
+    }
+
+    fn volume(&mut self, pod: &Pod<'_>, name: &str, payload: &Payload, place: &str) {
+        for object in &payload.absent {
+            self.absent.entry(object.clone()).or_default().insert(place.to_owned());
+        }
+        if is_of_mesh(&pod.template.pod.spec, name) {
+            self.mutable.extend(payload.mutable.iter().cloned());
+        }
+        let laid = layout(payload, pod.fs_group);
+        let mut files = BTreeMap::new();
+        for (path, (owned, file)) in &laid.entries {
+            let entry = self.entry(pod, *owned, *file, &format!("{place}: {path}"));
+            files.insert(HostPath::new(path.as_bytes()).to_string(), entry);
+        }
+        let path = format!("/volumes/{}/{name}", payload.plugin.directory());
+        let mut object = object(&pod.workload, &path, WireType::Volume, laid.root, self.options.publish);
+        object.files = Some(Unique(files));
+        object.mounts = mounts(&pod.template.pod.spec, name);
+        self.objects.push(object);
+        self.sub_paths(pod, name, payload, &laid, place);
+    }
+
+    fn entry(&mut self, pod: &Pod<'_>, owned: Owned, file: Option<&File>, place: &str) -> WireEntry {
+        let mut entry = WireEntry {
+            class: Class::Sealed,
+            gid: owned.gid,
+            hmac: None,
+            identity: None,
+            mode: format!("{:04o}", owned.mode),
+            public_key: None,
+            sha256: None,
+            size: None,
+            source: file.map(|file| file.source.clone()),
+            kind: if file.is_some() { WireType::File } else { WireType::Directory },
+            uid: owned.uid,
+            xattrs: Unique::default(),
+        };
+        let Some(file) = file else { return entry };
+        match self.content(pod, file) {
+            Ok(Ok(bytes)) => {
+                entry.hmac = bytes.hmac;
+                entry.public_key = bytes.public_key;
+                entry.sha256 = bytes.sha256;
+                entry.size = Some(bytes.size);
+            }
+            Ok(Err(identity)) => {
+                entry.class = Class::Rotated;
+                entry.identity = Some(identity);
+            }
+            Err(reason) => {
+                entry.class = Class::Opaque;
+                self.list(place.to_owned(), reason);
+            }
+        }
+        entry
+    }
+
+    /// What a file's content is sealed by: digests, or an identity; or why not at all.
+    fn content(&self, pod: &Pod<'_>, file: &File) -> Result<Result<SealedBytes, WireIdentity>, String> {
+        match &file.content {
+            Content::Bytes { bytes, secret } => {
+                SealedBytes::of(bytes, *secret, self.options.secret_key.as_deref())
+                    .map(Ok)
+                    .ok_or_else(|| "a secret: its content is sealed only with --secret-key".to_owned())
+            }
+            Content::Token { audience } => Ok(Err(WireIdentity::Token {
+                aud: Some(audience.clone()).filter(|audience| !audience.is_empty()).into_iter().collect(),
+                iss: self.options.token_issuer.clone().unwrap_or_default(),
+                sub: format!(
+                    "system:serviceaccount:{}:{}",
+                    pod.workload.namespace, pod.workload.service_account
+                ),
+            })),
+            Content::Unknown(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// The parts of a volume that containers mount on their own.
+    fn sub_paths(&mut self, pod: &Pod<'_>, volume: &str, payload: &Payload, laid: &Layout<'_>, place: &str) {
+        for container in containers(&pod.template.pod.spec) {
+            for (mount, index) in container.volume_mounts.iter().zip(0_u32..) {
+                if mount.name != volume || !is_sub_path(mount) {
+                    continue;
+                }
+                let place = format!("{place}: subPath in container {}", container.name);
+                let known = environment(pod.template, container);
+                let part = if mount.sub_path_expr.is_empty() {
+                    Some(mount.sub_path.clone())
+                } else {
+                    expand(&mount.sub_path_expr, &known)
+                };
+                let Some(part) = part else {
+                    self.list(place, format!("{}: a variable is not known", mount.sub_path_expr));
+                    continue;
+                };
+                let Some(part) = clean(&part) else {
+                    self.list(place, format!("the path `{part}`, which the API server refuses"));
+                    continue;
+                };
+                if !is_label(&container.name) {
+                    self.list(place, "a container's name the API server refuses".to_owned());
+                    continue;
+                }
+                let at = format!("/volume-subpaths/{volume}/{}/{index}", container.name);
+                let seen = MountedAt { container: container.name.clone(), path: mount.mount_path.clone() };
+                if !self.part(pod, payload, laid, (&part, &at), &seen, &place) {
+                    self.list(place, format!("nothing in the volume is called {part}"));
+                }
+            }
+        }
+    }
+
+    /// A file of a volume, or a directory with all below, seen at a place of its own.
+    fn part(
+        &mut self,
+        pod: &Pod<'_>,
+        payload: &Payload,
+        laid: &Layout<'_>,
+        (part, at): (&str, &str),
+        seen: &MountedAt,
+        place: &str,
+    ) -> bool {
+        let Some((owned, file)) = laid.entries.get(part) else { return false };
+        let below = format!("{part}/");
+        let children: Vec<_> =
+            laid.entries.iter().filter_map(|(path, it)| Some((path.strip_prefix(&below)?, it))).collect();
+        let top = (*owned, *file);
+        let parts = std::iter::once(("", &top)).chain(children);
+        for (rest, (owned, file)) in parts {
+            let path = if rest.is_empty() { at.to_owned() } else { format!("{at}/{rest}") };
+            let kind = if file.is_some() { WireType::File } else { WireType::Directory };
+            let mut object = object(&pod.workload, &path, kind, *owned, self.options.publish);
+            if file.is_some() {
+                let entry = self.entry(pod, *owned, *file, place);
+                object.class = entry.class;
+                object.hmac = entry.hmac;
+                object.identity = entry.identity;
+                object.public_key = entry.public_key;
+                object.sha256 = entry.sha256;
+                object.size = entry.size;
+            } else {
+                object.names = Some(Unique(names_in(payload, part, rest)));
+            }
+            let path = if rest.is_empty() { seen.path.clone() } else { format!("{}/{rest}", seen.path) };
+            object.mounts = vec![MountedAt { container: seen.container.clone(), path }];
+            self.objects.push(object);
+        }
+        true
+    }
+}
+
+fn object(workload: &WireWorkload, path: &str, kind: WireType, owned: Owned, publish: Publish) -> WireObject {
+    WireObject {
+        class: Class::Sealed,
+        files: None,
+        gid: owned.gid,
+        hmac: None,
+        identity: None,
+        image: None,
+        mode: format!("{:04o}", owned.mode),
+        mounts: Vec::new(),
+        names: None,
+        path: HostPath::from(path),
+        public_key: None,
+        publish,
+        sha256: None,
+        size: None,
+        target: None,
+        kind,
+        uid: owned.uid,
+        workload: Some(workload.clone()),
+        writers: vec![Writer::KUBELET.into()],
+        xattrs: Unique::default(),
+    }
+}
+
+/// The names right below a directory of a volume.
+fn names_in(payload: &Payload, part: &str, rest: &str) -> BTreeMap<String, EntryKind> {
+    let dir = if rest.is_empty() { format!("{part}/") } else { format!("{part}/{rest}/") };
+    payload
+        .files
+        .keys()
+        .filter_map(|path| path.strip_prefix(&dir))
+        .map(|path| match path.split_once('/') {
+            Some((name, _)) => (HostPath::from(name).to_string(), EntryKind::Directory),
+            None => (HostPath::from(path).to_string(), EntryKind::File),
+        })
+        .collect()
+}
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().chain(&spec.containers)
+}
+
+fn is_sub_path(mount: &VolumeMount) -> bool {
+    !mount.sub_path.is_empty() || !mount.sub_path_expr.is_empty()
+}
+
+/// Who sees a volume, and where. The API server's own volume is seen by all that have nothing else there.
+fn mounts(spec: &PodSpec, volume: &str) -> Vec<MountedAt> {
+    let mut mounts = Vec::new();
+    for container in containers(spec) {
+        let at = |path: &str| MountedAt { container: container.name.clone(), path: path.to_owned() };
+        if volume.ends_with('*') {
+            if container.volume_mounts.iter().all(|mount| mount.mount_path != TOKEN_PATH) {
+                mounts.push(at(TOKEN_PATH));
+            }
+            continue;
+        }
+        let own = container.volume_mounts.iter().filter(|mount| mount.name == volume && !is_sub_path(mount));
+        mounts.extend(own.map(|mount| at(&mount.mount_path)));
+    }
+    mounts
+}
+
+/// Whether a mesh's proxy or control plane lives on this volume: by its name, or by the image that mounts it.
+fn is_of_mesh(spec: &PodSpec, volume: &str) -> bool {
+    let of_mesh = |container: &&Container| MESHES.iter().any(|mesh| container.image.contains(mesh));
+    mesh_of_volume(volume).is_some()
+        || containers(spec)
+            .filter(|container| container.volume_mounts.iter().any(|mount| mount.name == volume))
+            .any(|container| of_mesh(&container))
+}
+
+/// A DNS label, as volumes and containers are named by.
+fn is_label(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}

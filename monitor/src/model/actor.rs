@@ -1,0 +1,134 @@
+use serde::{Deserialize, Serialize};
+
+use super::{HostPath, InodeKey, Time};
+
+/// The process that acted, as it was at that moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Thread id in the initial pid namespace (the kernel's `pid`).
+    pub pid: u32,
+    /// Process id in the initial pid namespace (the kernel's `tgid`).
+    pub tgid: u32,
+    /// Process id of the parent.
+    pub ppid: u32,
+    /// Real uid in the initial user namespace (`real_cred`, which an overlay's override does not touch).
+    pub uid: u32,
+    /// `task_struct.comm`, lossy UTF-8.
+    pub comm: String,
+    /// Path of the executable as its own mount namespace names it; `None` where unknown (a kernel thread).
+    pub exe: Option<HostPath>,
+    /// Hex SHA-256 of the executable, where it was hashed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exe_sha256: Option<String>,
+    /// The executable's inode, for judging; not part of the record.
+    #[serde(skip)]
+    pub exe_inode: Option<InodeKey>,
+    /// Arguments joined by blanks, bounded and redacted.
+    pub cmdline: String,
+    /// When the process started.
+    pub start_time: Option<Time>,
+    /// Start in nanoseconds since boot, to tell a reused pid; not part of the record.
+    #[serde(skip)]
+    pub start_boottime: u64,
+    /// Path in the cgroup hierarchy.
+    pub cgroup: Option<String>,
+    /// cgroup v2 id as the kernel gives it, 0 if unknown; not part of the record.
+    #[serde(skip)]
+    pub cgroup_id: u64,
+    /// Inode number of the mount namespace.
+    pub mount_ns: Option<u64>,
+    /// The container it runs in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub container: Option<Container>,
+    /// The pod it runs in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pod: Option<Pod>,
+}
+
+impl Actor {
+    /// Whether it is one of the threads by which the kernel carries out what was submitted to an io_uring. Kernels
+    /// before 5.12 have processes of their own for it, children of `kthreadd`; later ones, threads of the submitter.
+    #[must_use]
+    pub fn is_io_worker(&self) -> bool {
+        const KTHREADD: u32 = 2;
+        let named = |names: &[&str]| names.iter().any(|name| self.comm.starts_with(name));
+        if self.pid == self.tgid {
+            self.ppid == KTHREADD && named(&["io_wqe_worker", "io_wq_manager", "io_uring-sq"])
+        } else {
+            named(&["iou-wrk-", "iou-sqp-"])
+        }
+    }
+
+    /// Whether this I/O worker may act for `submitter`: it is its thread, or borrows its memory.
+    #[must_use]
+    pub fn works_for(&self, submitter: &Self) -> bool {
+        let own = if self.pid == self.tgid {
+            self.exe_inode.is_some()
+                && self.exe_inode == submitter.exe_inode
+                && self.cmdline == submitter.cmdline
+        } else {
+            self.tgid == submitter.tgid
+        };
+        own && self.is_io_worker() && !submitter.is_io_worker()
+    }
+}
+
+/// A container, by what the cgroup or the runtime tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// 64 hex digits.
+    pub id: String,
+    /// Name in the pod, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
+}
+
+/// A pod, by what the cgroup or the API tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Pod uid (a static pod's config hash).
+    pub uid: String,
+    /// Namespace, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespace: Option<String>,
+    /// Name, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
+}
+
+/// Whose object it is: the pod acted upon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Namespace of the pod.
+    pub namespace: Option<String>,
+    /// Name of the pod.
+    pub pod: Option<String>,
+    /// Uid of the pod.
+    pub pod_uid: Option<String>,
+    /// Container the object is mounted in, where it is one.
+    pub container: Option<String>,
+    /// Service account of the pod.
+    pub service_account: Option<String>,
+    /// `istio`, `linkerd`, ...
+    pub mesh: Option<String>,
+    /// Image reference or digest.
+    pub image: Option<String>,
+    /// Where the content comes from.
+    pub source: Option<Source>,
+}
+
+/// The API object a volume's content comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// `ConfigMap`, `Secret`, ...
+    pub kind: String,
+    /// Namespace, where known.
+    pub namespace: Option<String>,
+    /// Name (the volume's name where only that is known).
+    pub name: Option<String>,
+    /// Uid, where known.
+    pub uid: Option<String>,
+    /// Resource version, where known.
+    pub resource_version: Option<String>,
+}

@@ -1,0 +1,489 @@
+//! Programs that outlive the agent: links and maps are pinned, so that a kill leaves sensing on, and the next agent reads
+//! what was seen meanwhile.
+//!
+//! A generation is one agent's programs and maps, in a directory of its own below [`ROOT`]. Its note in the state
+//! directory (root's alone) says which links and maps they are, by the numbers that the kernel gives out once per boot. A
+//! generation is adopted only if it is what the note says. Any other is unpinned and named, unless an agent that runs has it
+//! (it holds a lock on the directory). The next agent attaches its own programs first, watches everything, and only then
+//! lets the old generation go: there is no moment at which neither stands.
+//!
+//! Tags are not adopted: the old maps know the old agent's slots. What each old slot stood for is in a list beside the note.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::links::{FdLink, PinnedLink};
+use monitor_ebpf::record::{Event, RenameEvent};
+use serde::{Deserialize, Serialize};
+
+use super::chain;
+use super::decode::{Clock, call_end, decode};
+use crate::model::{HostPath, Rung, Slot, Time, WatchKind};
+use crate::sensor::SensorEvent;
+
+/// Where generations lie: a directory on the BPF file system.
+const ROOT: &str = "/sys/fs/bpf/meshseal";
+const NOTE: &str = "kept.json";
+const PLACES: &str = "kept-slots.jsonl";
+/// Bytes of a note, and of a list of slots, that are read.
+const NOTE_MAX: u64 = 1 << 20;
+const PLACES_MAX: u64 = 256 << 20;
+/// The ring, as pinned.
+const EVENTS: &str = "EVENTS";
+/// Events taken from an old ring in one go.
+const BATCH: usize = 4096;
+
+/// What was pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    boot_id: String,
+    generation: String,
+    rung: Rung,
+    /// Sizes of the records in the ring: another version's cannot be read.
+    records: [usize; 2],
+    /// By name: number of the link, number of its program.
+    links: BTreeMap<String, (u32, u32)>,
+    /// By name: number of the map.
+    maps: BTreeMap<String, u32>,
+}
+
+/// What a slot stood for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Place {
+    slot: u32,
+    /// Names in it are its own.
+    directory: bool,
+    path: HostPath,
+}
+
+/// Where this agent keeps its own.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    root: PathBuf,
+    state_dir: PathBuf,
+    boot_id: String,
+}
+
+/// A generation that an agent before this one left.
+pub(super) struct Before {
+    rung: Rung,
+    /// `None` where another version wrote it.
+    ring: Option<RingBuf<MapData>>,
+    places: HashMap<u32, Place>,
+    /// Keep its programs attached.
+    links: Vec<FdLink>,
+    dir: PathBuf,
+}
+
+/// What this agent's threads tell each other while a generation before it is still there.
+#[derive(Debug, Default)]
+pub(super) struct Takeover {
+    /// Everything is watched: the old one may go.
+    pub(super) over: AtomicBool,
+    /// Since when each path is watched: what the old programs saw later was seen by the new ones too.
+    since: Mutex<HashMap<HostPath, Time>>,
+}
+
+impl Takeover {
+    /// From now on a path is watched.
+    pub(super) fn watched(&self, path: &HostPath) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.entry(path.clone()).or_insert_with(Time::now);
+    }
+
+    /// Whether something done to `path` at that time is told by the new programs.
+    fn is_told(&self, path: &HostPath, time: Time) -> bool {
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        [Some(path.clone()), path.parent()]
+            .into_iter()
+            .flatten()
+            .any(|at| since.get(&at).is_some_and(|since| *since <= time))
+    }
+}
+
+/// The generation of this agent. Dropping it leaves the pins.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Keep the programs attached, pinned or not.
+    _links: Vec<FdLink>,
+    /// Says that this agent runs.
+    _lock: Option<File>,
+    places: Option<File>,
+    /// Why nothing is pinned, if so.
+    pub(super) failure: Option<String>,
+}
+
+impl Keeper {
+    /// Pins below the BPF file system, with notes in `state_dir`.
+    pub(super) fn new(state_dir: &Path) -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            root: PathBuf::from(ROOT),
+            state_dir: state_dir.to_path_buf(),
+            boot_id: boot_id.trim().to_owned(),
+        }
+    }
+
+    /// The generation before, if there is one and it is what its note says; and what else lies there.
+    pub(super) fn adopt(&self) -> (Option<Before>, Vec<String>) {
+        let mut problems = Vec::new();
+        let note = match self.note() {
+            Ok(note) => note,
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        };
+        let before = note.as_ref().and_then(|note| match self.verified(note) {
+            Ok(before) => Some(before),
+            Err(problem) => {
+                problems.push(format!("pins of {}: not adopted: {problem}", note.generation));
+                None
+            }
+        });
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let dir = entry.path();
+            if before.as_ref().is_some_and(|before| before.dir == dir) {
+                continue;
+            }
+            if lock(&dir).is_err() {
+                problems.push(format!("{}: an agent that runs has pinned it", dir.display()));
+                continue;
+            }
+            // It would go on running for nobody, and the kernel takes only so many programs on one hook.
+            remove(&dir);
+            problems.push(format!("{}: left over, not this agent's, unpinned", dir.display()));
+        }
+        (before, problems)
+    }
+
+    fn note(&self) -> Result<Option<Note>, String> {
+        let path = self.state_dir.join(NOTE);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        let mut text = Vec::new();
+        let read = file.take(NOTE_MAX).read_to_end(&mut text);
+        let note: Note = read
+            .map_err(|error| error.to_string())
+            .and_then(|_| serde_json::from_slice(&text).map_err(|error| error.to_string()))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let plain = note.generation.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && note.links.keys().chain(note.maps.keys()).all(|name| is_plain(name));
+        if !plain || note.generation.is_empty() {
+            return Err(format!("{}: a name in it is none", path.display()));
+        }
+        // Pins do not outlive the kernel they are in.
+        Ok((note.boot_id == self.boot_id).then_some(note))
+    }
+
+    fn verified(&self, note: &Note) -> Result<Before, String> {
+        let dir = self.root.join(&note.generation);
+        let mut links = Vec::new();
+        for (name, wanted) in &note.links {
+            let link =
+                PinnedLink::from_pin(dir.join(name)).map_err(|error| format!("{name}: {}", chain(&error)))?;
+            let link = FdLink::from(link);
+            let info = link.info().map_err(|error| format!("{name}: {}", chain(&error)))?;
+            if (info.id(), info.program_id()) != *wanted {
+                return Err(format!(
+                    "{name}: link {} of program {}: expected link {} of program {}",
+                    info.id(),
+                    info.program_id(),
+                    wanted.0,
+                    wanted.1
+                ));
+            }
+            links.push(link);
+        }
+        let mut ring = None;
+        for (name, wanted) in &note.maps {
+            let map =
+                MapData::from_pin(dir.join(name)).map_err(|error| format!("{name}: {}", chain(&error)))?;
+            let id = map.info().map_err(|error| format!("{name}: {}", chain(&error)))?.id();
+            if id != *wanted {
+                return Err(format!("{name}: map {id}: expected map {wanted}"));
+            }
+            if name == EVENTS && note.records == records() {
+                let map = aya::maps::Map::RingBuf(map);
+                ring = Some(RingBuf::try_from(map).map_err(|error| format!("{name}: {}", chain(&error)))?);
+            }
+        }
+        lock(&dir).map_err(|error| format!("an agent that runs has it ({error})"))?;
+        Ok(Before { rung: note.rung, ring, places: self.places(), links, dir })
+    }
+
+    fn places(&self) -> HashMap<u32, Place> {
+        let Ok(file) = File::open(self.state_dir.join(PLACES)) else { return HashMap::new() };
+        BufReader::new(file.take(PLACES_MAX))
+            .lines()
+            .map_while(Result::ok)
+            // The last line may have been cut by a kill.
+            .filter_map(|line| serde_json::from_str::<Place>(&line).ok())
+            .map(|place| (place.slot, place))
+            .collect()
+    }
+
+    /// Pins this agent's programs and its ring, beside what lies there. What cannot be pinned still runs, as long as this
+    /// process does.
+    pub(super) fn keep(&self, rung: Rung, links: Vec<(String, FdLink)>, ring: &MapData) -> Kept {
+        let generation = ulid::Ulid::generate().to_string();
+        let dir = self.root.join(&generation);
+        let mut note = Note {
+            boot_id: self.boot_id.clone(),
+            generation,
+            rung,
+            records: records(),
+            links: BTreeMap::new(),
+            maps: BTreeMap::new(),
+        };
+        let mut held = Vec::new();
+        let mut failure = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .err()
+            .map(|error| format!("{}: {error}", dir.display()));
+        let mut pin = |link: FdLink, name: &str| -> Result<FdLink, String> {
+            let info = link.info().map_err(|error| chain(&error))?;
+            let numbers = (info.id(), info.program_id());
+            let pinned = link.pin(dir.join(name)).map_err(|error| chain(&error))?;
+            note.links.insert(name.to_owned(), numbers);
+            Ok(pinned.into())
+        };
+        for (name, link) in links {
+            if failure.is_some() {
+                held.push(link);
+                continue;
+            }
+            match pin(link, &name) {
+                Ok(link) => held.push(link),
+                Err(error) => failure = Some(format!("{}: {error}", dir.join(&name).display())),
+            }
+        }
+        if failure.is_none() {
+            failure = ring
+                .pin(dir.join(EVENTS))
+                .map_err(|error| chain(&error))
+                .and_then(|()| ring.info().map_err(|error| chain(&error)))
+                .and_then(|info| {
+                    note.maps.insert(EVENTS.to_owned(), info.id());
+                    self.write(&note)
+                })
+                .err();
+        }
+        let places = match &failure {
+            None => self.fresh_places().map_err(|error| tracing::warn!(%error, "slots are not noted")).ok(),
+            Some(reason) => {
+                tracing::warn!(reason, "nothing is pinned: a kill of this agent ends sensing");
+                remove(&dir);
+                None
+            }
+        };
+        let lock = if failure.is_none() { lock(&dir).ok() } else { None };
+        Kept { _links: held, _lock: lock, places, failure }
+    }
+
+    /// Whole or not at all, so that a kill in between leaves a note that can be read.
+    fn write(&self, note: &Note) -> Result<(), String> {
+        let path = self.state_dir.join(NOTE);
+        let next = self.state_dir.join(format!("{NOTE}.next"));
+        let write = || -> std::io::Result<()> {
+            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+            file.write_all(&serde_json::to_vec(note)?)?;
+            file.sync_all()?;
+            fs::rename(&next, &path)
+        };
+        write().map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn fresh_places(&self) -> std::io::Result<File> {
+        let path = self.state_dir.join(PLACES);
+        // The old list was read; a new file, because the old one may be open still.
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        File::options().append(true).create_new(true).mode(0o600).open(path)
+    }
+}
+
+impl Kept {
+    /// Notes what a slot stands for, so that a later agent understands what was seen on it.
+    pub(super) fn note(&mut self, slot: Slot, kind: WatchKind, path: &HostPath) {
+        let Some(file) = &mut self.places else { return };
+        let place = Place { slot: slot.0, directory: kind != WatchKind::Object, path: path.clone() };
+        let written = serde_json::to_vec(&place).map_err(std::io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            file.write_all(&line)
+        });
+        if let Err(error) = written {
+            tracing::warn!(%error, "slots are noted no more: a later agent will not understand all of this one's events");
+            self.places = None;
+        }
+    }
+}
+
+impl Before {
+    /// Reads what is in the ring: events that the new programs do not tell of, and records that were not understood.
+    pub(super) fn drain(&mut self, takeover: &Takeover) -> (Vec<SensorEvent>, u64) {
+        let (mut events, mut malformed) = (Vec::new(), 0);
+        let Some(mut ring) = self.ring.take() else { return (events, malformed) };
+        let clock = Clock::now();
+        while events.len() < BATCH
+            && let Some(record) = ring.next()
+        {
+            // How a call ended that nobody waits for any more: taken for done.
+            if call_end(&record).is_some() {
+                continue;
+            }
+            let Ok(decoded) = decode(&record, clock, self.rung) else {
+                malformed += 1;
+                continue;
+            };
+            drop(record);
+            let mut observation = decoded.observation;
+            let name = observation.name.as_deref();
+            let own = |slot: Option<Slot>| slot.and_then(|slot| self.path(slot, None));
+            let (renamed, replaced) = (observation.renamed_to.as_ref(), own(observation.replaced_slot));
+            let to = renamed.and_then(|(slot, name)| self.path(*slot, Some(name))).or(replaced);
+            let path = self.path(observation.slot, name).or_else(|| own(observation.child_slot));
+            // The canary's slots stand for nothing.
+            let Some(path) = path.or_else(|| to.as_ref().and(observation.path_in_fs.clone())) else {
+                continue;
+            };
+            let told = |path: &HostPath| takeover.is_told(path, observation.time);
+            if told(&path) || to.as_ref().is_some_and(told) {
+                continue;
+            }
+            // The numbers are the old agent's.
+            observation.slot = Slot(0);
+            (observation.child_slot, observation.replaced_slot) = (None, None);
+            events.push(SensorEvent::Earlier { observation: Box::new(observation), path, to });
+        }
+        self.ring = Some(ring);
+        (events, malformed)
+    }
+
+    /// The host path of what an old slot and a name in it stood for.
+    pub(super) fn path(&self, slot: Slot, name: Option<&[u8]>) -> Option<HostPath> {
+        let place = self.places.get(&slot.0)?;
+        match name {
+            Some(name) if place.directory && place.path.name() != name => Some(place.path.join(name)),
+            _ => Some(place.path.clone()),
+        }
+    }
+
+    /// Lets the generation go: its pins first, then its programs.
+    pub(super) fn retire(self) {
+        remove(&self.dir);
+        drop(self.links);
+    }
+}
+
+/// All generations of programs that lie on the BPF file system, none of them an agent's that runs.
+#[derive(Debug)]
+pub struct Pinned {
+    root: PathBuf,
+    held: Vec<(PathBuf, File)>,
+}
+
+impl Pinned {
+    /// Takes hold of all of them, so that no agent can adopt one.
+    ///
+    /// # Errors
+    /// The one that an agent has, or that cannot be opened.
+    pub fn all() -> Result<Self, String> {
+        Self::below(Path::new(ROOT))
+    }
+
+    fn below(root: &Path) -> Result<Self, String> {
+        let mut held = Vec::new();
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            let dir = entry.path();
+            let lock = lock(&dir).map_err(|_| dir.display().to_string())?;
+            held.push((dir, lock));
+        }
+        Ok(Self { root: root.to_path_buf(), held })
+    }
+
+    /// Unpins them, which ends their programs, and removes the directory they lie in; tells how many there were.
+    ///
+    /// # Errors
+    /// What is still there.
+    pub fn remove(self) -> Result<usize, String> {
+        for (dir, _lock) in &self.held {
+            remove(dir);
+            if dir.exists() {
+                return Err(format!("{}: not unpinned", dir.display()));
+            }
+        }
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("{}: {error}", self.root.display()))
+            }
+            _ => Ok(self.held.len()),
+        }
+    }
+}
+
+/// Says that a generation is in use; an error where it is already.
+fn lock(dir: &Path) -> std::io::Result<File> {
+    let file = File::open(dir)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+fn records() -> [usize; 2] {
+    [size_of::<Event>(), size_of::<RenameEvent>()]
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Unpins a generation.
+fn remove(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(%error, pin = %entry.path().display(), "not unpinned");
+        }
+    }
+    if let Err(error) = fs::remove_dir(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, dir = %dir.display(), "not removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pinned, lock};
+    use std::fs;
+
+    #[test]
+    fn generations_are_unpinned_unless_an_agent_has_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("meshseal");
+        for generation in ["A", "B"] {
+            fs::create_dir_all(root.join(generation)).unwrap();
+            fs::write(root.join(generation).join("file_open"), "").unwrap();
+        }
+        let held = lock(&root.join("B")).unwrap();
+        assert_eq!(Pinned::below(&root).unwrap_err(), root.join("B").display().to_string());
+        assert!(root.join("A/file_open").exists());
+        drop(held);
+        assert_eq!(Pinned::below(&root).unwrap().remove().unwrap(), 2);
+        assert!(!root.exists());
+        assert_eq!(Pinned::below(&root).unwrap().remove().unwrap(), 0);
+    }
+}

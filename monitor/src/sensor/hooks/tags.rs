@@ -1,0 +1,170 @@
+//! Where tags are kept, and how the agent sets one.
+
+#![expect(clippy::multiple_unsafe_ops_per_block, reason = "the fields of one request, in one mapping")]
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use aya::Ebpf;
+use aya::maps::{HashMap as BpfHashMap, InodeStorage, MapData, MapError};
+use monitor_ebpf::limits;
+use monitor_ebpf::record::{InodeId, REQUEST_DONE, REQUEST_REFUSED, Request, Tag};
+
+use super::load::{array, map_error, take};
+use super::rung::HookRung;
+use super::shared::{Mapped, Shared};
+use super::{HookError, RETIRED};
+use crate::model::Slot;
+use crate::sensor::WatchError;
+
+/// Slots given up before left-over tags are looked for.
+const SWEEP_AFTER: u32 = 256;
+
+/// The tags of a rung.
+#[derive(Debug)]
+pub(super) enum Tags {
+    /// In the inodes themselves.
+    Storage(InodeStorage<MapData, Tag>),
+    /// By what the kernel knows an inode by.
+    Table(Table),
+}
+
+/// Tags in a hash map, which the programs fill and empty: the agent cannot tell what the kernel knows an inode by, and
+/// asks by way of a pin.
+#[derive(Debug)]
+pub(super) struct Table {
+    map: BpfHashMap<MapData, InodeId, Tag>,
+    request: Mapped<Request>,
+    /// What was tagged for each slot, beside what inherited.
+    inodes: HashMap<Slot, Vec<InodeId>>,
+    given_up: u32,
+}
+
+impl Tags {
+    /// Takes the rung's maps.
+    pub(super) fn new(ebpf: &mut Ebpf, rung: HookRung) -> Result<Self, HookError> {
+        let map = take(ebpf, "TAGS")?;
+        let wrong = |error: MapError| map_error("TAGS", &error);
+        Ok(match rung {
+            HookRung::Lsm => Self::Storage(InodeStorage::try_from(map).map_err(wrong)?),
+            HookRung::Fentry => Self::Table(Table {
+                map: BpfHashMap::try_from(map).map_err(wrong)?,
+                request: Mapped::new(&array(ebpf, "REQUEST")?, 1)
+                    .map_err(|error| map_error("REQUEST", &error))?,
+                inodes: HashMap::new(),
+                given_up: 0,
+            }),
+        })
+    }
+
+    /// Says which tag the inode is to get that this thread pins next.
+    pub(super) fn ask(&self, tag: Tag) {
+        if let Self::Table(table) = self {
+            table.ask(tag);
+        }
+    }
+
+    /// Tags the inode behind `fd`, which was pinned since [`ask`](Self::ask).
+    pub(super) fn set(&mut self, fd: BorrowedFd<'_>, tag: Tag) -> Result<(), WatchError> {
+        match self {
+            Self::Storage(map) => map
+                .insert(&fd.as_raw_fd(), tag, 0)
+                .map_err(|error| WatchError::Kernel { call: "bpf_map_update_elem", source: io(&error) }),
+            Self::Table(table) => table.answer(tag),
+        }
+    }
+
+    /// The slot is given up: what stands for it goes where that does not go by itself.
+    pub(super) fn forget(&mut self, slot: Slot, shared: &Shared) {
+        if let Self::Table(table) = self {
+            table.forget(slot, shared);
+        }
+    }
+}
+
+fn io(error: &MapError) -> std::io::Error {
+    match error {
+        MapError::SyscallError(call) => {
+            std::io::Error::from_raw_os_error(call.io_error.raw_os_error().unwrap_or(0))
+        }
+        other => std::io::Error::other(other.to_string()),
+    }
+}
+
+impl Table {
+    fn ask(&self, tag: Tag) {
+        let Some(request) = self.request.at(0) else { return };
+        let thread = u64::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap_or(0);
+        let task = u64::from(std::process::id()) << 32 | thread;
+        // SAFETY: aligned fields of a mapping that lives as long as `self`; the program reads them only in a call of this
+        // thread's.
+        unsafe {
+            (&raw mut (*request).tag).write_volatile(tag);
+            AtomicU32::from_ptr(&raw mut (*request).answer).store(0, Ordering::Release);
+            AtomicU64::from_ptr(&raw mut (*request).task).store(task, Ordering::SeqCst);
+        }
+    }
+
+    fn answer(&mut self, tag: Tag) -> Result<(), WatchError> {
+        let Some(request) = self.request.at(0) else { return Ok(()) };
+        // SAFETY: as in `ask`.
+        let (answer, inode) = unsafe {
+            AtomicU64::from_ptr(&raw mut (*request).task).store(0, Ordering::SeqCst);
+            let answer = AtomicU32::from_ptr(&raw mut (*request).answer).load(Ordering::Acquire);
+            (answer, (&raw const (*request).inode).read_volatile())
+        };
+        match answer {
+            REQUEST_DONE => {
+                self.inodes.entry(Slot(tag.slot)).or_default().push(inode);
+                Ok(())
+            }
+            REQUEST_REFUSED => Err(WatchError::Exhausted {
+                what: "tags",
+                limit: format!("{} inodes, with what lies below watched directories", limits::TAGS),
+            }),
+            _ => Err(WatchError::Kernel {
+                call: "inotify_add_watch",
+                source: std::io::Error::other("the program on security_path_notify did not run"),
+            }),
+        }
+    }
+
+    fn forget(&mut self, slot: Slot, shared: &Shared) {
+        for inode in self.inodes.remove(&slot).unwrap_or_default() {
+            // It may be another slot's by now, or gone with its inode.
+            if self.map.get(&inode, 0).is_ok_and(|tag| tag.slot == slot.0) {
+                drop(self.map.remove(&inode));
+            }
+        }
+        self.given_up += 1;
+        if self.given_up >= SWEEP_AFTER {
+            self.given_up = 0;
+            self.sweep(shared);
+        }
+    }
+
+    /// Removes what was inherited from slots that are given up, where the inode lives on.
+    fn sweep(&mut self, shared: &Shared) {
+        let left_over = |tag: &Tag| {
+            let generation =
+                shared.slot(tag.slot).map_or(RETIRED, |slot| slot.generation.load(Ordering::Acquire));
+            generation != u32::from(tag.generation)
+        };
+        // The programs add and remove meanwhile: what is not met now is met the next time.
+        let stale: Vec<InodeId> = self
+            .map
+            .iter()
+            .filter_map(Result::ok)
+            .take(limits::TAGS)
+            .filter(|(_, tag)| left_over(tag))
+            .map(|(inode, _)| inode)
+            .collect();
+        for inode in &stale {
+            drop(self.map.remove(inode));
+        }
+        if !stale.is_empty() {
+            tracing::debug!(count = stale.len(), "left-over tags removed");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Sources of observations: the ladder `lsm` · `fentry` · `fanotify` · `inotify`, behind one trait.
+//!
+//! A sensor knows inodes by [`Slot`]; the judge gives the numbers out and knows which object each one is.
+
+#[cfg(test)]
+mod alone;
+pub mod btf;
+mod canary;
+pub mod exec_cache;
+pub mod fanotify;
+pub mod hooks;
+pub mod inotify;
+pub mod none;
+mod pins;
+mod queue;
+mod tempdir;
+
+use std::os::fd::BorrowedFd;
+
+use crate::model::{Coverage, Family, HostPath, Observation, Rung, SensorBody, Slot, Time, WatchKind};
+
+/// What a sensor sends, in the order it read it.
+#[derive(Debug)]
+pub enum SensorEvent {
+    /// Something was done to a watched inode.
+    Observed(Box<Observation>),
+    /// Something was done while no agent ran, or before this one watched it: told by host path, because slots were another
+    /// agent's.
+    Earlier { observation: Box<Observation>, path: HostPath, to: Option<HostPath> },
+    /// Marked in the kernel but not in the ring: this slot must be verified again. Sent after a loss, with the
+    /// counters' own word on how many events there were.
+    Dirty { slot: Slot, events: u64 },
+    /// Events were lost. `slots` is `None` when anything may be concerned.
+    Lost { at: &'static str, lost: u64, reason: String, slots: Option<Vec<Slot>>, time: Time },
+    /// A family went blind or came back.
+    Health(Health),
+}
+
+/// Which hooks live and what the sensor does not see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// The rung.
+    pub rung: Rung,
+    /// One entry for each hook (or mark) in place.
+    pub hooks: Vec<Hook>,
+    /// What is not seen, for people and `blind_to`: family names, with a reason after a colon where it helps.
+    pub blind_to: Vec<String>,
+}
+
+impl Health {
+    /// `full` on the best rung with everything alive.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        if self.rung == Rung::Lsm && self.blind_to.is_empty() { Coverage::Full } else { Coverage::Reduced }
+    }
+
+    /// How many hooks ought to be live and are not.
+    #[must_use]
+    pub fn dead(&self) -> usize {
+        self.hooks.iter().filter(|hook| !hook.live).count()
+    }
+
+    /// What a record says of it.
+    #[must_use]
+    pub fn body(&self, reason: String) -> SensorBody {
+        SensorBody {
+            rung: self.rung,
+            hooks: self.hooks.iter().filter(|hook| hook.live).map(|hook| hook.name.clone()).collect(),
+            families_blind: self.blind_to.clone(),
+            reason,
+        }
+    }
+}
+
+/// What canaries showed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proven {
+    /// What is live now.
+    pub health: Health,
+    /// A tag that was set when the sensor started is gone: others may be too.
+    pub tags_lost: bool,
+}
+
+/// One hook.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Hook {
+    /// Kernel name of the hook.
+    pub name: String,
+    /// Its family.
+    pub family: Family,
+    /// Attached, and its canary was seen.
+    pub live: bool,
+    /// When its canary was last seen.
+    pub last_canary: Option<Time>,
+}
+
+/// Why an inode could not be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// No slot or no pin left: the limit, and who sets it.
+    #[error("{what} exhausted ({limit})")]
+    Exhausted { what: &'static str, limit: String },
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Kernel { call: &'static str, source: std::io::Error },
+    /// The file system cannot be watched on this rung.
+    #[error("file system cannot be watched on this rung: {0}")]
+    Unsupported(String),
+}
+
+/// A live sensor. Dropping it detaches what is not pinned.
+pub trait Sensor: Send + std::fmt::Debug {
+    /// Which rung this is.
+    fn rung(&self) -> Rung;
+
+    /// Starts watching the inode behind `fd` (`O_PATH` is enough) under `slot`, and pins it. Watching an inode
+    /// again under another slot moves it. `path` is for messages only.
+    ///
+    /// # Errors
+    /// The inode is not watched; the caller counts and reports it.
+    fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        slot: Slot,
+        kind: WatchKind,
+        path: &HostPath,
+    ) -> Result<(), WatchError>;
+
+    /// Stops watching what stands under `slot`. Unknown slots are ignored.
+    fn unwatch(&mut self, slot: Slot);
+
+    /// Asks that opening this slot's inodes for reading be counted from now on (a violated object: a heal must not
+    /// hide that a proxy read it), or no longer. Returns how often that happened since, or `None` where this rung
+    /// cannot tell.
+    fn count_reads(&mut self, slot: Slot, on: bool) -> Option<u64>;
+
+    /// Everything is watched: what an agent before this one left running may go.
+    fn relieve(&mut self) {}
+
+    /// Begins a proof that what is attached works: acts once for each family, in a directory of the agent's own.
+    /// [`Sensor::proven`] tells what came of it.
+    fn prove(&mut self);
+
+    /// What the proof begun last showed. `None` as long as something is still to be seen, unless it is asked for the
+    /// `last` time; and where no proof was begun.
+    fn proven(&mut self, last: bool) -> Option<Proven>;
+
+    /// What is live now.
+    fn health(&self) -> Health;
+}

@@ -1,0 +1,27 @@
+//! Answers: what the agent tells of itself over its socket, and how they are asked for.
+//!
+//! The judge task owns the facts and answers [`Query`]s; records come from the journal through [`EventSource`].
+
+pub mod client;
+mod feed;
+mod metrics;
+mod model;
+mod page;
+mod posture;
+mod query;
+mod routes;
+mod server;
+mod socket;
+
+pub use model::{
+    AgentStatus, BaselineStatus, ExportStatus, JournalStatus, LossStatus, ObjectCounts, ObjectEntry,
+    ObjectState, Posture, SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState,
+    ViolationStory,
+};
+pub use posture::{Facts, posture};
+pub use query::{Acknowledged, EventSource, Proof, Query};
+pub use server::Server;
+pub use socket::{Socket, SocketError};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The tamper corpus: the agent as its users see it, on the highest rung this kernel and the program allow.
+//!
+//! Each act is done once by a process of its own; the records it gives are compared whole. What lower rungs tell with other
+//! words is in [`rung::told_by`]; what they cannot see at all is said at the case.
+
+mod actor;
+mod acts;
+mod load;
+mod mapping;
+mod memory;
+mod raw;
+mod restart;
+pub(crate) mod rung;
+mod topology;
+mod volume;
+mod ways;
+mod world;
+mod writes;
+
+use std::process::ExitCode;
+
+use self::load::{
+    a_burst_on_one_object_is_counted, a_store_through_a_held_mapping_is_not_denied,
+    a_storm_leaves_each_object_right, anonymous_and_segment_mappings_do_no_harm,
+};
+use self::restart::{
+    a_bad_config_is_rejected_and_the_old_one_holds, bad_baselines_are_rejected_and_the_old_one_holds,
+    killed_while_violated_it_goes_on, without_a_baseline_it_is_uncertain,
+};
+use self::topology::{
+    a_directory_above_is_moved_and_comes_back, a_mount_over_a_directory_above_is_seen_and_its_end_too,
+    a_mount_that_carries_the_object_is_moved_and_taken_away,
+};
+use self::volume::volumes_are_published_by_their_writer_alone;
+use crate::Case;
+
+/// What is not one act on one object, in an order in which each finds no other agent running.
+const OTHERS: &[Case] = crate::cases![
+    volumes_are_published_by_their_writer_alone,
+    a_directory_above_is_moved_and_comes_back,
+    a_mount_over_a_directory_above_is_seen_and_its_end_too,
+    a_mount_that_carries_the_object_is_moved_and_taken_away,
+    anonymous_and_segment_mappings_do_no_harm,
+    a_store_through_a_held_mapping_is_not_denied,
+    a_burst_on_one_object_is_counted,
+    a_storm_leaves_each_object_right,
+    killed_while_violated_it_goes_on,
+    without_a_baseline_it_is_uncertain,
+    bad_baselines_are_rejected_and_the_old_one_holds,
+    a_bad_config_is_rejected_and_the_old_one_holds,
+];
+
+/// A share of the corpus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Each act by itself, all of them under one agent.
+    Acts,
+    /// Volumes, mounts, bursts and restarts, each under an agent of its own.
+    Others,
+    All,
+}
+
+/// What a test program's `main` returns, for that part, on that rung at most. `--table` tells what came of each act instead of judging it: `cargo xtask coverage`
+/// makes the table of the docs from that.
+pub fn main(part: Part, rung: &'static str) -> ExitCode {
+    rung::at_most(rung);
+    if let Some(played) = actor::played() {
+        return match played {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if std::env::args_os().any(|argument| argument == "--table") {
+        return match world::table() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let cases = match part {
+        Part::Acts => world::CASES.to_vec(),
+        Part::Others => OTHERS.to_vec(),
+        Part::All => [world::CASES, OTHERS].concat(),
+    };
+    crate::main(&cases)
+}

@@ -1,0 +1,427 @@
+//! All acts under one agent, on a disk and in memory; each case then looks at its own records.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::Receiver;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::actor::Actor;
+use super::acts::{Act, Begins, Expected, SEALED, Site, all};
+use super::rung::{names_actors, on_hooks, tells_the_act, told_by};
+use crate::Case;
+use crate::agent::{Agent, Home, told_of};
+
+/// Directories of the file systems to test, disk first.
+pub(super) fn places() -> Vec<PathBuf> {
+    let disk = if Path::new("/data").is_dir() { "/data" } else { "/var/tmp" };
+    let memory = if is_tmpfs(Path::new("/tmp")) { "/tmp" } else { "/dev/shm" };
+    vec![PathBuf::from(disk), PathBuf::from(memory)]
+}
+
+fn is_tmpfs(path: &Path) -> bool {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC)
+}
+
+/// A directory of this run, removed with its owner.
+pub(super) fn scratch(place: &Path) -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("corpus-").tempdir_in(place)?)
+}
+
+/// What came of all acts.
+#[derive(Debug)]
+struct World {
+    rung: String,
+    roots: Vec<PathBuf>,
+    records: Vec<Value>,
+    /// By file system and act.
+    pids: HashMap<(usize, &'static str), u32>,
+    /// Records after a restart.
+    later: Vec<Value>,
+    status: (Value, i32),
+    after: (Value, i32),
+}
+
+fn world() -> Result<&'static World> {
+    static WORLD: OnceLock<Result<World, String>> = OnceLock::new();
+    match WORLD.get_or_init(|| run().map_err(|error| format!("{error:#}"))) {
+        Ok(world) => Ok(world),
+        Err(why) => bail!("the acts could not be run: {why}"),
+    }
+}
+
+fn prepare(site: &Site, act: &Act) -> Result<()> {
+    for dir in [site.dir(), site.out(), site.lone()] {
+        fs::create_dir_all(dir)?;
+    }
+    for file in [site.f(), site.dir().join("g"), site.lone().join("f")] {
+        fs::write(file, SEALED)?;
+    }
+    (act.prepare)(site).with_context(|| format!("{}: preparing", act.name))
+}
+
+fn comm(at: usize, act: &Act) -> String {
+    let mut comm = format!("{at:02}-{}", act.name);
+    comm.truncate(15);
+    comm
+}
+
+fn run() -> Result<World> {
+    let scratches = places().iter().map(|place| scratch(place)).collect::<Result<Vec<_>>>()?;
+    let roots: Vec<PathBuf> = scratches.iter().map(|scratch| scratch.path().join("tree")).collect();
+    let site = |fs: usize, act: &Act| Site { root: roots[fs].clone(), name: act.name };
+    let home = Home::new(scratches[0].path().join("home"))?;
+    let mut sealed = Vec::new();
+    for (fs, root) in roots.iter().enumerate() {
+        for act in all() {
+            prepare(&site(fs, act), act)?;
+            sealed.push(site(fs, act).lone().join("f"));
+        }
+        fs::write(root.join("sentinel"), SEALED)?;
+        sealed.extend([root.join("t"), root.join("sentinel")]);
+    }
+    let sealed: Vec<&Path> = sealed.iter().map(PathBuf::as_path).collect();
+    home.baseline("corpus", 1, &sealed)?;
+
+    let start = |fs: usize, at: usize, act: &Act| Actor::act(&site(fs, act), &comm(at, act));
+    let (mut pids, mut actors, mut early) = (HashMap::new(), Vec::new(), HashMap::new());
+    for (at, act) in all().enumerate().filter(|(_, act)| act.begins == Begins::Before) {
+        for fs in (0..roots.len()).filter(|fs| (act.can)(&site(*fs, act))) {
+            let mut actor = start(fs, at, act)?;
+            actor.hear("held")?;
+            early.insert((fs, at), actor);
+        }
+    }
+    let mut agent = Agent::start(&home, 1)?;
+    let rung = agent.rung()?;
+    let lingers = !on_hooks(&rung);
+    std::thread::scope(|scope| -> Result<()> {
+        let (begin, begun) = std::sync::mpsc::sync_channel(1);
+        let noise = scope.spawn(|| noise(&roots, begun));
+        let mut acting = || -> Result<()> {
+            for (at, act) in all().enumerate() {
+                for fs in (0..roots.len()).filter(|fs| (act.can)(&site(*fs, act))) {
+                    // One that is still under way will do.
+                    let _busy = begin.try_send(());
+                    let mut actor = match early.remove(&(fs, at)) {
+                        Some(mut actor) => {
+                            actor.say("go")?;
+                            actor
+                        }
+                        None => start(fs, at, act)?,
+                    };
+                    pids.insert((fs, act.name), actor.pid());
+                    actor.hear("done").with_context(|| act.name)?;
+                    if lingers {
+                        actors.push(actor);
+                    } else {
+                        actor.end()?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let acted = acting();
+        drop(begin);
+        noise.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        acted
+    })?;
+    let expected: usize = all()
+        .flat_map(|act| (0..roots.len()).map(move |fs| (fs, act)))
+        .filter(|(fs, act)| (act.can)(&site(*fs, act)))
+        .map(|(_, act)| expected_of(act, &rung).count())
+        .sum();
+    let told = |seen: &[Value]| seen.iter().filter(|record| is_finding(record)).count();
+    // If some do not come, the cases say which.
+    let _late = agent.wait("records of all acts", |seen| told(seen) >= expected);
+    for root in &roots {
+        let sentinel = root.join("sentinel");
+        fs::write(&sentinel, b"TAMPER")?;
+        let path = sentinel.display().to_string();
+        agent.find("the record of the last act", |record| {
+            is_finding(record) && record["object"]["path"] == path.as_str()
+        })?;
+    }
+    let status = agent.status()?;
+    for actor in actors {
+        actor.end()?;
+    }
+    let records = agent.stop()?;
+    let last = records.last().and_then(|record| record["seq"].as_u64()).context("no record")?;
+    let again = Agent::start(&home, last + 1)?;
+    let after = again.status()?;
+    let later = again.stop()?;
+    home.verify_journal()?;
+    Ok(World { rung, roots, records, pids, later, status, after })
+}
+
+/// Reads everything and works beside it, once for each act, until all is over.
+fn noise(roots: &[PathBuf], begun: Receiver<()>) -> Result<()> {
+    for () in begun {
+        for root in roots {
+            let beside = root.join("noise");
+            fs::write(&beside, b"neighbour")?;
+            fs::rename(&beside, root.join("noises"))?;
+            fs::remove_file(root.join("noises"))?;
+            for act in all() {
+                let dir = root.join("t").join(act.name);
+                // What is tampered with may be gone.
+                if let Ok(list) = fs::read_dir(&dir) {
+                    list.filter_map(Result::ok).for_each(|entry| drop(entry.metadata()));
+                }
+                drop(fs::read(dir.join("f")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_finding(record: &Value) -> bool {
+    record["kind"].as_str().is_some_and(|kind| kind == "attempt" || kind.starts_with("violation."))
+}
+
+/// The records that this rung gives of an act.
+fn expected_of(act: &Act, rung: &str) -> impl Iterator<Item = &'static Expected> {
+    let hooks = on_hooks(rung);
+    act.expected.iter().filter(move |one| hooks || !one.hooks_only)
+}
+
+/// What is compared of a record.
+type Line = (String, String, String, String);
+
+fn line_of(record: &Value) -> Line {
+    let field = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+    let path = record["object"]["path"].as_str().unwrap_or_default().to_owned();
+    (path, field("kind"), field("violation"), field("operation"))
+}
+
+fn expected_line(site: &Site, rung: &str, expected: &Expected) -> Line {
+    let dir = if expected.path.starts_with('/') { site.lone() } else { site.dir() };
+    let name = expected.path.trim_start_matches('/');
+    let dir = dir.display().to_string();
+    let path = if name.is_empty() { dir } else { format!("{dir}/{name}") };
+    let kind = if expected.violation.is_some() { "violation.opened" } else { "attempt" };
+    let violation = expected.violation.unwrap_or_default().to_owned();
+    let lower = expected.lower.filter(|_| !on_hooks(rung));
+    let operation = lower.unwrap_or_else(|| told_by(rung, expected.operation));
+    (path, kind.to_owned(), violation, operation.to_owned())
+}
+
+/// The records of one act are those expected, and no more.
+fn check(name: &'static str) -> Result<()> {
+    let world = world()?;
+    let (at, act) = all().enumerate().find(|(_, act)| act.name == name).context("no such act")?;
+    for (fs, root) in world.roots.iter().enumerate() {
+        let site = Site { root: root.clone(), name: act.name };
+        if !world.pids.contains_key(&(fs, act.name)) {
+            println!("note: {name} could not be done on {}", root.display());
+            continue;
+        }
+        if !tells_the_act(&world.rung, name) {
+            println!("note: {name} is found by comparing alone");
+            continue;
+        }
+        let mine: Vec<&Value> = world.records.iter().filter(|record| belongs(record, &site)).collect();
+        let mut lines: Vec<Line> = mine.iter().map(|record| line_of(record)).collect();
+        let mut expected: Vec<Line> =
+            expected_of(act, &world.rung).map(|one| expected_line(&site, &world.rung, one)).collect();
+        lines.sort();
+        expected.sort();
+        let told = || told_of(mine.iter().copied());
+        ensure!(lines == expected, "on {}: expected {:?}, found {}", root.display(), act.expected, told());
+        for record in &mine {
+            who(record, &comm(at, act), world.pids.get(&(fs, act.name)).copied(), act, &world.rung)
+                .with_context(told)?;
+            let line = line_of(record);
+            let one = act.expected.iter().find(|one| expected_line(&site, &world.rung, one) == line);
+            let count = one.and_then(|one| one.count).filter(|_| on_hooks(&world.rung));
+            if let Some(count) = count {
+                ensure!(
+                    record["count"] == count,
+                    "counted {}, expected {count}: {}",
+                    record["count"],
+                    told()
+                );
+            }
+            let shown = act.begins == Begins::Before && record["sensor"] == "proc";
+            ensure!(shown || record["sensor"] == world.rung.as_str(), "seen by {}", record["sensor"]);
+        }
+    }
+    Ok(())
+}
+
+/// The actor is the process that did it.
+fn who(record: &Value, comm: &str, pid: Option<u32>, act: &Act, rung: &str) -> Result<()> {
+    let actor = &record["actor"];
+    if !names_actors(rung) && record["sensor"] != "proc" {
+        let why = record["actor_unknown_because"].as_str().unwrap_or_default();
+        ensure!(actor.is_null() && why == "inotify does not tell who acted", "by {actor}: {why}");
+        return Ok(());
+    }
+    let momentary = act.name == "by_a_child_that_lives_a_moment";
+    if momentary && !on_hooks(rung) && actor.is_null() {
+        let why = record["actor_unknown_because"].as_str().unwrap_or_default();
+        ensure!(!why.is_empty(), "nobody is named, and no reason is given");
+        return Ok(());
+    }
+    ensure!(actor["comm"] == comm, "by {}, expected {comm}", actor["comm"]);
+    if momentary && !on_hooks(rung) {
+        // It was gone when it was asked.
+        return Ok(());
+    }
+    if !momentary {
+        ensure!(actor["tgid"].as_u64() == pid.map(u64::from), "by {}, expected {pid:?}", actor["tgid"]);
+    }
+    ensure!(actor["uid"] == 0, "uid {}", actor["uid"]);
+    let exe = std::env::current_exe()?.display().to_string();
+    ensure!(actor["exe"] == exe.as_str(), "exe {}, expected {exe}", actor["exe"]);
+    Ok(())
+}
+
+fn belongs(record: &Value, site: &Site) -> bool {
+    let Some(path) = record["object"]["path"].as_str() else { return false };
+    [site.dir(), site.lone(), site.out()].iter().any(|dir| {
+        let dir = dir.display().to_string();
+        path.strip_prefix(&dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// No record speaks of anything but the acts.
+fn nothing_else_is_recorded() -> Result<()> {
+    let world = world()?;
+    let sites: Vec<Site> = world
+        .roots
+        .iter()
+        .flat_map(|root| all().map(|act| Site { root: root.clone(), name: act.name }))
+        .collect();
+    let sentinel = |record: &Value| {
+        record["object"]["path"].as_str().is_some_and(|path| path.ends_with("/tree/sentinel"))
+    };
+    let stray: Vec<&Value> = world
+        .records
+        .iter()
+        .filter(|record| is_finding(record) && !sentinel(record))
+        .filter(|record| !sites.iter().any(|site| belongs(record, site)))
+        .collect();
+    ensure!(stray.is_empty(), "also recorded: {}", told_of(stray));
+    let lost: Vec<&Value> = world.records.iter().filter(|record| record["kind"] == "gap").collect();
+    ensure!(lost.is_empty(), "losses: {}", told_of(lost));
+    let numbers: Vec<Option<u64>> = world.records.iter().map(|record| record["seq"].as_u64()).collect();
+    let wanted: Vec<Option<u64>> = (1..=world.records.len() as u64).map(Some).collect();
+    ensure!(numbers == wanted, "sequence numbers are not 1 to {}", wanted.len());
+    Ok(())
+}
+
+/// Status and its exit code say what the records say, before and after a restart, which finds nothing new.
+fn a_restart_finds_nothing_new() -> Result<()> {
+    let world = world()?;
+    let opened = world.records.iter().filter(|record| record["kind"] == "violation.opened").count();
+    let new: Vec<&Value> = world.later.iter().filter(|record| is_finding(record)).collect();
+    ensure!(new.is_empty(), "found anew: {}", told_of(new));
+    for (status, code) in [&world.status, &world.after] {
+        ensure!(status["posture"] == "violated" && *code == 1, "posture {} ({code})", status["posture"]);
+        ensure!(status["violations"]["open"] == opened, "{} of {opened} open", status["violations"]);
+        ensure!(status["loss"]["unreconciled"] == 0, "losses: {}", status["loss"]);
+        let coverage = if world.rung == "lsm" { "full" } else { "reduced" };
+        ensure!(status["coverage"] == coverage, "{}: {}", status["coverage"], status["sensor"]["blind_to"]);
+    }
+    Ok(())
+}
+
+/// One line for each act: its name, and what was told of it on the disk, parted by tabs. The first line names the rung.
+pub(super) fn table() -> Result<()> {
+    let world = world()?;
+    println!("rung\t{}", world.rung);
+    for act in all() {
+        let site = Site { root: world.roots[0].clone(), name: act.name };
+        let mut told: Vec<String> =
+            world.records.iter().filter(|one| belongs(one, &site)).map(in_words).collect();
+        told.sort();
+        told.dedup();
+        let told = if told.is_empty() { "nothing".to_owned() } else { told.join("; ") };
+        println!("act\t{}\t{told}", act.name);
+    }
+    Ok(())
+}
+
+fn in_words(record: &Value) -> String {
+    let field = |name: &str| record[name].as_str().unwrap_or("?");
+    let what = record["violation"].as_str().unwrap_or_else(|| field("kind"));
+    let by = if record["actor"].is_null() { ", actor unknown" } else { "" };
+    format!("{what} by {}{by}", field("operation"))
+}
+
+/// What a rung tells with other words, or without the actor, is in `blind_to` of its status.
+fn blind_to_says_what_is_not_seen() -> Result<()> {
+    let world = world()?;
+    let listed = world.status.0["sensor"]["blind_to"].as_array().context("no list")?;
+    let blind = |family: &str| {
+        listed.iter().filter_map(Value::as_str).any(|one| one.split(':').next() == Some(family))
+    };
+    for one in all().flat_map(|act| act.expected) {
+        let family = family_of(one.operation);
+        if told_by(&world.rung, one.operation) != one.operation {
+            ensure!(blind(family), "{} is told with another word, and {listed:?}", one.operation);
+        }
+        if one.hooks_only && !on_hooks(&world.rung) {
+            ensure!(blind(family), "{} is not seen, and {listed:?}", one.operation);
+        }
+    }
+    ensure!(names_actors(&world.rung) || blind("actor"), "no actors, and {listed:?}");
+    ensure!(!on_hooks(&world.rung) || listed.is_empty(), "everything is seen, and {listed:?}");
+    Ok(())
+}
+
+fn family_of(operation: &str) -> &str {
+    match operation {
+        "setxattr" | "removexattr" => "xattr",
+        "setattr" => "attributes",
+        "open" | "write" | "truncate" | "mmap" => operation,
+        "mount" | "pivot_root" => "mounts",
+        "ioctl" => "ioctl",
+        "ptrace" => "memory",
+        _ => "names",
+    }
+}
+
+macro_rules! acts {
+    ($($name:ident)+) => {
+        /// One case per act, and those about all of them.
+        pub(super) const CASES: &[Case] = &[
+            $(Case { name: stringify!($name), run: || check(stringify!($name)) },)+
+            Case { name: "nothing_else_is_recorded", run: nothing_else_is_recorded },
+            Case { name: "a_restart_finds_nothing_new", run: a_restart_finds_nothing_new },
+            Case { name: "blind_to_says_what_is_not_seen", run: blind_to_says_what_is_not_seen },
+            Case { name: "each_act_is_a_case", run: || {
+                let cases = [$(stringify!($name)),+];
+                ensure!(all().map(|act| act.name).eq(cases), "acts and cases differ");
+                Ok(())
+            } },
+        ];
+    };
+}
+
+acts! {
+    open_for_write_only write pwrite writev open_truncating truncate ftruncate append store_through_a_mapping chmod
+    fchmod chown utimensat setxattr removexattr chmod_of_the_directory link_outside symlink mkdir mkfifo create unlink
+    rmdir rename_away rename_over rename_within rename_exchange write_the_same_bytes change_and_put_back
+    write_through_a_hard_link write_through_a_bind_mount write_through_proc_root write_through_a_held_handle
+    store_through_a_held_mapping sendfile
+    copy_file_range splice fallocate sed_in_place write_as_an_editor_does drop_and_remove write_to_hostile_names
+    drop_hostile_names replace_a_fifo by_a_child_that_lives_a_moment write_to_a_lone_file unlink_a_lone_file
+    rename_over_a_lone_file write_beside_a_lone_file read_list_and_execute
+
+    pwritev2 write_by_aio write_by_io_uring write_direct punch_a_hole zero_a_range collapse_a_range insert_a_range
+    store_after_mprotect write_through_a_descriptor_of_proc write_by_handle write_with_the_cursor_of_another set_acl
+    chattr clone_range
+
+    rename_an_ancestor exchange_an_ancestor remove_all_of_an_ancestor mount_over_the_file mount_over_the_directory
+    move_mount_over_the_file mount_over_an_ancestor pivot_root_over_the_directory mount_that_fails
+    remount_in_a_namespace umount_in_a_namespace
+
+    attach_to_a_sealed_program open_the_memory_of_a_sealed_program
+}

@@ -1,0 +1,220 @@
+//! `cargo xtask node test`: the DaemonSet as packaged on a real node with Istio, from its first hour without a baseline to four tamperings,
+//! natively and in a guest. One line a check.
+
+mod agent;
+mod lawful;
+mod sealed;
+mod tamper;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::cluster::Cluster;
+use super::{Options, Work};
+use crate::interrupt;
+use crate::vm::{DEFAULT_LSM, kernel::Series};
+use agent::Agent;
+use sealed::Sealed;
+
+const PODS: &str = include_str!("../../../assets/node/test.yaml");
+const TAMPER: &str = include_str!("../../../assets/node/tamper.yaml");
+/// For whatever the kubelet (10 s between its rounds) and the agent need to take something up, on an emulated machine too.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where: default is natively, then in a guest with 6.12
+    #[arg(long, value_enum, value_name = "WHERE")]
+    only: Vec<Where>,
+    /// Without Istio: the sealed volume is that of a pod that looks like an injected one
+    #[arg(long)]
+    plain: bool,
+    /// The optimised build, rather than the one that the lanes use
+    #[arg(long)]
+    release: bool,
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Where {
+    Native,
+    #[value(name = "6.12")]
+    Guest612,
+    #[value(name = "7.2")]
+    Guest72,
+}
+
+/// The verb; 0 when every check passed everywhere.
+pub(super) fn run(args: &Args) -> Result<u8> {
+    let options = |guest| Options {
+        guest,
+        lsm: DEFAULT_LSM.to_owned(),
+        memory: None,
+        mesh: !args.plain,
+        bare: false,
+        release: args.release,
+        with: Vec::new(),
+        timeout: 1500,
+        inside: args.inside,
+    };
+    if args.inside || super::namespaces::inside()?.is_some() {
+        return super::start(&options(None), &Work::Test);
+    }
+    let places = if args.only.is_empty() { vec![Where::Native, Where::Guest612] } else { args.only.clone() };
+    let mut worst = 0;
+    for place in places {
+        interrupt::check()?;
+        let (name, guest) = match place {
+            Where::Native => ("natively", None),
+            Where::Guest612 => ("in a guest with 6.12", Some(Series::V6_12)),
+            Where::Guest72 => ("in a guest with 7.2", Some(Series::V7_2)),
+        };
+        println!("node test {name}");
+        match super::start(&options(guest), &Work::Test) {
+            Ok(0) => {}
+            Ok(status) => worst = worst.max(status),
+            Err(error) => {
+                println!("FAIL the node {name}: {error:#}");
+                worst = worst.max(1);
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// Counts, and prints a line for each.
+#[derive(Debug, Default)]
+struct Checks {
+    passed: u32,
+    failed: u32,
+}
+
+impl Checks {
+    fn check<T>(&mut self, what: &str, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(value) => {
+                println!("ok   {what}");
+                self.passed += 1;
+                Some(value)
+            }
+            Err(error) => {
+                println!("FAIL {what}: {error:#}");
+                self.failed += 1;
+                None
+            }
+        }
+    }
+
+    fn finish(&self) -> u8 {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        u8::from(self.failed > 0)
+    }
+}
+
+/// All checks on a node where the DaemonSet is ready.
+pub(super) fn on(cluster: &Cluster, package: &Path, mesh: bool, rung: &str) -> Result<u8> {
+    let mut checks = Checks::default();
+    let agent = Agent { cluster };
+    if all(cluster, package, mesh, rung, &agent, &mut checks).is_none() || checks.failed > 0 {
+        agent.explain();
+    }
+    Ok(checks.finish())
+}
+
+/// `None` where a check failed that the others build upon.
+fn all(
+    cluster: &Cluster,
+    package: &Path,
+    mesh: bool,
+    rung: &str,
+    agent: &Agent<'_>,
+    checks: &mut Checks,
+) -> Option<()> {
+    checks.check("the DaemonSet is ready", Ok(()));
+    checks.check("no baseline: uncertain (no_baseline), and the agent runs", first_hour(agent));
+    checks.check(&format!("the rung is {rung}"), rung_is(agent, rung));
+    let sealed =
+        checks.check("three kinds of objects are sealed and signed", sealed::seal(cluster, package, mesh))?;
+    checks.check(
+        "baseline and key applied as ConfigMaps: intact, without a restart",
+        take_up(cluster, agent, &sealed),
+    )?;
+    checks.check("the kubelet publishes, a pod goes and comes: no violation", {
+        lawful::kubelet(cluster, "two").and_then(|()| none_yet(agent))
+    });
+    if mesh {
+        checks.check("pilot-agent renews its certificate: no violation", {
+            lawful::renewal(cluster, &sealed.pod).and_then(|()| none_yet(agent))
+        });
+    }
+    for tampering in tamper::all(cluster, &sealed) {
+        let outcome = (tampering.act)().and_then(|()| tamper::found(agent, &tampering));
+        checks.check(tampering.what, outcome);
+    }
+    checks.check("violated, and after more lawful work still these four violations and no more", {
+        lawful::kubelet(cluster, "three").and_then(|()| four_and_no_more(agent))
+    });
+    Some(())
+}
+
+fn first_hour(agent: &Agent<'_>) -> Result<()> {
+    let answer = agent.status()?;
+    answer.is("uncertain")?;
+    let reasons = answer.status["reasons"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !reasons.iter().any(|reason| reason.as_str().is_some_and(|reason| reason.starts_with("no_baseline"))) {
+        bail!("the reasons are {}; expected no_baseline among them", answer.status["reasons"]);
+    }
+    Ok(())
+}
+
+fn rung_is(agent: &Agent<'_>, rung: &str) -> Result<()> {
+    let status = agent.status()?.status;
+    if status["sensor"]["rung"] != rung {
+        bail!("the rung is {}", status["sensor"]["rung"]);
+    }
+    Ok(())
+}
+
+fn take_up(cluster: &Cluster, agent: &Agent<'_>, sealed: &Sealed) -> Result<()> {
+    let restarts = || {
+        cluster.kubectl(&[
+            "-n",
+            "meshseal",
+            "get",
+            "pods",
+            "-o",
+            "jsonpath={.items[*].metadata.uid} {.items[*].status.containerStatuses[*].restartCount}",
+        ])
+    };
+    let before = restarts()?;
+    for (name, file) in [("meshseal-trusted-keys", &sealed.key), ("meshseal-baselines", &sealed.baseline)] {
+        let from = format!("--from-file={}", file.display());
+        cluster.kubectl(&["-n", "meshseal", "create", "configmap", name, &from])?;
+    }
+    interrupt::until("the baseline is in force", PATIENCE, || agent.status()?.is("intact"))?;
+    let after = restarts()?;
+    if before != after {
+        bail!("the agent was restarted: {before} before, {after} after");
+    }
+    Ok(())
+}
+
+fn none_yet(agent: &Agent<'_>) -> Result<()> {
+    agent.status()?.is("intact")?;
+    match agent.violations()?.as_slice() {
+        [] => Ok(()),
+        some => bail!("violations: {some:#?}"),
+    }
+}
+
+fn four_and_no_more(agent: &Agent<'_>) -> Result<()> {
+    agent.status()?.is("violated")?;
+    let opened = agent.violations()?;
+    if opened.len() != 4 {
+        bail!("{} violations were opened: {opened:#?}", opened.len());
+    }
+    Ok(())
+}

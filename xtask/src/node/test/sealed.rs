@@ -1,0 +1,106 @@
+//! What is sealed on the node, and the signed baseline for it, made off the cluster with the command-line tools.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::{PATIENCE, PODS};
+use crate::node::cluster::Cluster;
+use crate::{cmd, interrupt};
+
+/// A pod of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+}
+
+impl Pod {
+    pub(super) fn named(cluster: &Cluster, namespace: &str, name: &str) -> Result<Self> {
+        let uid =
+            cluster.kubectl(&["-n", namespace, "get", "pod", name, "-o", "jsonpath={.metadata.uid}"])?;
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.trim().to_owned() })
+    }
+
+    /// One of the pods that Istio injected.
+    fn injected(cluster: &Cluster) -> Result<Self> {
+        let name = cluster.kubectl(&[
+            "-n",
+            "app",
+            "get",
+            "pods",
+            "-l",
+            "app=web",
+            "-o",
+            "jsonpath={.items[0].metadata.name}",
+        ])?;
+        Self::named(cluster, "app", name.trim())
+    }
+
+    /// The directory of one of its volumes.
+    pub(super) fn volume(&self, cluster: &Cluster, plugin: &str, name: &str) -> PathBuf {
+        let volumes = cluster.places.kubelet.join("pods").join(&self.uid).join("volumes");
+        volumes.join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+}
+
+/// What was sealed, and where the signed baseline and the key are.
+pub(super) struct Sealed {
+    /// The pod whose volume it is.
+    pub(super) pod: Pod,
+    /// The volume's `root-cert.pem`, as it is sealed: by the name that the pod uses.
+    pub(super) certificate: PathBuf,
+    pub(super) conflist: PathBuf,
+    pub(super) binary: PathBuf,
+    pub(super) baseline: PathBuf,
+    pub(super) key: PathBuf,
+    /// For what the tamperings bring along; on the binary's file system.
+    pub(super) scratch: PathBuf,
+}
+
+/// Seals one pod's volume with the mesh's root certificate, the CNI configuration, and a binary.
+pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Sealed> {
+    let scratch = cluster.places.work.join("test");
+    let protected = cluster.places.work.join("sealed");
+    for dir in [&scratch, &protected] {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let binary = protected.join("proxy");
+    fs::copy(cmd::find("busybox").context("busybox is missing")?, &binary)
+        .context("cannot make the binary")?;
+    cluster.apply(PODS)?;
+    for pod in ["pod/web", "pod/neighbour"] {
+        interrupt::until(&format!("{pod} runs"), PATIENCE, || {
+            cluster.kubectl(&["-n", "plain", "wait", "--for=condition=Ready", pod, "--timeout=1s"])
+        })?;
+    }
+    let pod = if mesh { Pod::injected(cluster)? } else { Pod::named(cluster, "plain", "web")? };
+    let volume = pod.volume(cluster, "configmap", "istiod-ca-cert");
+
+    let key = scratch.join("release.key");
+    let public = scratch.join("release.pub");
+    cmd::output(Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(&key))?;
+    cmd::output(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public))?;
+    let meshseal = || Command::new(package.join("meshseal"));
+    let statement = scratch.join("statement.json");
+    let mut seal = meshseal();
+    seal.arg("seal");
+    for path in [&volume, &cluster.places.cni, &binary] {
+        seal.arg("--path").arg(path);
+    }
+    cmd::output(seal.args(["--name", "node-test", "--revision", "1", "-o"]).arg(&statement))?;
+    let baseline = scratch.join("node-test.dsse.json");
+    cmd::output(meshseal().args(["sign", "--key"]).arg(&key).arg(&statement).arg("-o").arg(&baseline))?;
+    Ok(Sealed {
+        pod,
+        certificate: volume.join("root-cert.pem"),
+        conflist: cluster.places.cni.join("10-node.conflist"),
+        binary,
+        baseline,
+        key: public,
+        scratch,
+    })
+}

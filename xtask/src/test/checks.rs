@@ -1,0 +1,152 @@
+//! The lanes that cargo and its companions run by themselves.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use super::Tally;
+use crate::build::{self, Profile};
+use crate::cache::Cache;
+use crate::cmd::{self, say};
+
+const DENY_VERSION: &str = "0.20.2";
+
+pub(super) fn format() -> Result<Tally> {
+    check(cmd::cargo().args(["fmt", "--all", "--check"]))
+}
+
+pub(super) fn clippy() -> Result<Tally> {
+    check(cmd::cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-Dwarnings",
+    ]))
+}
+
+/// Private items too: these docs are for who works on the project, so a public item may point to a private one.
+pub(super) fn doc() -> Result<Tally> {
+    check(cmd::cargo().env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links").args([
+        "doc",
+        "--quiet",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--locked",
+    ]))
+}
+
+/// Advisories too where their database can be had; it says so where not.
+pub(super) fn deny() -> Result<Tally> {
+    let dir = Cache::open()?.entry("cargo-deny", DENY_VERSION, |dir| {
+        say!("building cargo-deny {DENY_VERSION}, some minutes, once");
+        let mut cargo = cmd::clean("cargo");
+        cargo
+            .env_remove("CARGO_TARGET_DIR")
+            .current_dir("/")
+            .args(["install", "--quiet", "cargo-deny", "--version", DENY_VERSION, "--locked", "--root"])
+            .arg(dir);
+        cmd::run(&mut cargo)
+    })?;
+    let deny = |arguments: &[&str]| {
+        let mut command = cmd::clean(dir.join("bin/cargo-deny"));
+        command.current_dir(crate::workspace::root()).args(["--workspace", "--locked"]).args(arguments);
+        command
+    };
+    let fetched = cmd::output(&mut deny(&["fetch", "db"]));
+    let mut tally = check(deny(&["check", "--hide-inclusion-graph"]).args(if fetched.is_ok() {
+        &["advisories", "bans", "licenses", "sources"][..]
+    } else {
+        &["bans", "licenses", "sources"][..]
+    }))?;
+    if let Err(error) = fetched {
+        "advisories NOT checked: their database cannot be fetched".clone_into(&mut tally.note);
+        say!("{}", tally.note);
+        tally.log.push_str(&format!("\n{}: {error:#}\n", tally.note));
+    }
+    Ok(tally)
+}
+
+/// Unit and property tests of all crates.
+pub(super) fn unit() -> Result<Tally> {
+    let objects = crate::ebpf::build()?;
+    let mut tally = Tally::default();
+    for selection in [
+        &["--workspace", "--exclude", "meshseal-tests"][..],
+        &["--package", "meshseal-tests", "--test", "harness"],
+    ] {
+        let mut cargo = build::static_cargo(Profile::Lane, "test", &objects);
+        let one = libtest(cargo.arg("--no-fail-fast").args(selection))?;
+        tally.passed += one.passed;
+        tally.failed += one.failed;
+        tally.log.push_str(&one.log);
+    }
+    Ok(tally)
+}
+
+/// Runs test programs of libtest's, by cargo; the names of those that failed stand at the end of the log.
+pub(super) fn libtest(cargo: &mut Command) -> Result<Tally> {
+    let out = cargo.output().context("cannot start cargo")?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let (passed, failed) = count(&text);
+    // It did not build, or a test program died.
+    let died = u32::from(!out.status.success() && failed == 0);
+    let mut log = format!("{text}{}", String::from_utf8_lossy(&out.stderr));
+    for name in failed_tests(&text) {
+        log.push_str(&format!("FAIL {name}\n"));
+    }
+    Ok(Tally { passed, failed: failed + died, note: String::new(), log })
+}
+
+/// Names in libtest's lines `test NAME ... FAILED`.
+fn failed_tests(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))
+}
+
+/// Sums libtest's closing lines.
+fn count(text: &str) -> (u32, u32) {
+    let number = |line: &str, what: &str| -> u32 {
+        line.split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    text.lines().filter(|line| line.starts_with("test result: ")).fold((0, 0), |(passed, failed), line| {
+        (passed + number(line, " passed"), failed + number(line, " failed"))
+    })
+}
+
+/// One check: it passes when the command does.
+fn check(command: &mut Command) -> Result<Tally> {
+    let shown = cmd::shown(command);
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
+    let passed = out.status.success();
+    Ok(Tally {
+        passed: u32::from(passed),
+        failed: u32::from(!passed),
+        note: String::new(),
+        log: format!(
+            "{shown}\n{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_summed() {
+        let text = "test a ... ok\n\
+            test result: ok. 17 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        assert_eq!(count(text), (20, 2));
+        assert_eq!(count("running 0 tests\n"), (0, 0));
+        let text = "test a::b ... ok\ntest a::c ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n";
+        assert_eq!(failed_tests(text).collect::<Vec<_>>(), ["a::c"]);
+    }
+}

@@ -1,0 +1,150 @@
+//! `cargo xtask test`: every lane, one after the other, and a summary that can be read.
+//!
+//! Everything that is compiled to run (unit tests, test programs, the agent) shares one cargo profile and target, so that each
+//! dependency is built once. Details of a lane that failed are in `target/xtask-logs/<lane>.log`, and its end on stderr.
+
+mod checks;
+mod full;
+mod programs;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use self::programs::Boot;
+use crate::cmd::{self, say};
+use crate::vm::kernel::Series;
+use crate::{setup, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The whole matrix, with what takes hours
+    #[arg(long)]
+    full: bool,
+}
+
+/// What a lane counted, and what it has to say.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    /// For the summary; empty when there is nothing to add.
+    pub(crate) note: String,
+    /// Everything that the lane's programs said.
+    pub(crate) log: String,
+}
+
+struct Lane {
+    name: String,
+    tally: Tally,
+    took: Duration,
+}
+
+/// The verb.
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    say!("set-up");
+    setup::packages(setup::BUILD)?;
+    setup::packages(setup::VM)?;
+    let toolchain = setup::bpf_toolchain()?;
+    say!("BPF toolchain: {}", toolchain.name);
+    if args.full {
+        say!("--full: every lane there is; the matrix adds to them as it grows");
+    }
+
+    let mut lanes = vec![
+        lane("format", checks::format)?,
+        lane("clippy", checks::clippy)?,
+        lane("deny", checks::deny)?,
+        lane("doc", checks::doc)?,
+    ];
+    lanes.push(lane("unit", checks::unit)?);
+    if args.full {
+        lanes.push(lane("interop", full::interop)?);
+        lanes.push(lane("fuzz", full::fuzz)?);
+    }
+    let mut built = None;
+    lanes.push(lane("build", || {
+        built = Some(programs::build()?);
+        Ok(Tally { passed: 1, ..Tally::default() })
+    })?);
+    match built {
+        Some(built) => {
+            lanes.push(lane("native", || programs::native(&built))?);
+            let guests: Vec<_> = Series::ALL
+                .iter()
+                .flat_map(|series| Boot::ALL.map(|(boot, suffix)| (*series, boot, suffix)))
+                .collect();
+            // Two guests at a time: one uses little more than one core.
+            for pair in guests.chunks(2) {
+                let done = std::thread::scope(|scope| {
+                    let running: Vec<_> = pair
+                        .iter()
+                        .map(|(series, boot, suffix)| {
+                            let built = &built;
+                            scope.spawn(move || {
+                                lane(&format!("vm {series}{suffix}"), || {
+                                    programs::guest(*series, *boot, args.full, built)
+                                })
+                            })
+                        })
+                        .collect();
+                    running.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+                });
+                for lane in done {
+                    lanes.push(lane.map_err(|_| anyhow::anyhow!("a VM lane panicked"))??);
+                }
+            }
+        }
+        None => say!("native and vm lanes cannot run: the build failed"),
+    }
+    Ok(summary(&lanes))
+}
+
+/// Runs one lane; an error of it counts as one failure.
+fn lane(name: &str, run: impl FnOnce() -> Result<Tally>) -> Result<Lane> {
+    say!("{name} ...");
+    let started = Instant::now();
+    let tally =
+        run().unwrap_or_else(|error| Tally { failed: 1, log: format!("{error:#}\n"), ..Tally::default() });
+    let lane = Lane { name: name.to_owned(), tally, took: started.elapsed() };
+    let log = log_file(name)?;
+    fs::write(&log, &lane.tally.log).with_context(|| format!("cannot write {}", log.display()))?;
+    if lane.tally.failed > 0 {
+        eprintln!("{}", cmd::tail(&lane.tally.log, 60));
+        say!("{name} FAILED; all of it: {}", log.display());
+    } else {
+        say!("{name} passed in {:.0} s", lane.took.as_secs_f32());
+    }
+    Ok(lane)
+}
+
+fn log_file(lane: &str) -> Result<PathBuf> {
+    let dir = workspace::target().join("xtask-logs");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir.join(format!("{}.log", lane.replace(' ', "-"))))
+}
+
+/// One line per lane, and the sum alone on the last line.
+fn summary(lanes: &[Lane]) -> ExitCode {
+    let (mut passed, mut failed) = (0, 0);
+    println!();
+    println!("{:<14} {:>7} {:>7} {:>7}", "lane", "passed", "failed", "seconds");
+    for Lane { name, tally, took } in lanes {
+        passed += tally.passed;
+        failed += tally.failed;
+        let line = format!(
+            "{name:<14} {:>7} {:>7} {:>7.0}  {}",
+            tally.passed,
+            tally.failed,
+            took.as_secs_f32(),
+            tally.note
+        );
+        println!("{}", line.trim_end());
+    }
+    println!();
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
