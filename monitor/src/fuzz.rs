@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::baseline::{Signed, SigningKey, TrustedKey, identity, openssh, secret, statement, trust};
-use crate::{attribution, config, image, inventory, journal, manifest, model, sensor};
+use crate::{attribution, config, image, inventory, journal, manifest, model, profile, sensor};
 
 /// A parser: it must end, without a panic, whatever it is given.
 #[derive(Debug)]
@@ -110,6 +110,21 @@ pub const TARGETS: &[Target] = &[
                 && let Err(error) = config::parse(Path::new("/c.yaml"), text)
             {
                 assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        },
+    },
+    Target {
+        name: "profile",
+        seeds: &[
+            include_bytes!("../profiles/istio-proxy.yaml"),
+            include_bytes!("../profiles/cilium.yaml"),
+            include_bytes!("../profiles/cert-manager-csi.yaml"),
+        ],
+        run: |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            match profile::parse("p.yaml", text) {
+                Ok(profile) => used(serde_json::to_string(&profile)),
+                Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
             }
         },
     },

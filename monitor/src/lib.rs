@@ -25,5 +25,7 @@ pub mod journal;
 pub mod judge;
 pub mod manifest;
 pub mod model;
+pub mod profile;
 pub mod sensor;
 pub mod status;
+mod yaml;

@@ -132,6 +132,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         (Arc::clone(&status_events), opened),
         exporter.statuses(),
         ready,
+        Arc::clone(&config.profiles),
     ));
 
     let (queries_tx, queries) = mpsc::channel(QUERIES);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::attribution::attack::{Role, techniques};
+use crate::attribution::attack::techniques;
 use crate::attribution::{Attribution, severity};
 use crate::baseline::Writer;
 use crate::export;
@@ -16,6 +16,7 @@ use crate::inventory::writers::{Declared, Lawful, Writers};
 use crate::journal::{JournalHandle, JournalHealth, TreeHead};
 use crate::judge::{AgentFacts, MeshFiles, World};
 use crate::model::{Actor, Class, HostPath, Record, Severity, Target, ViolationKind};
+use crate::profile::{Layout, Profiles};
 use crate::sensor::Health;
 use crate::status::{AgentStatus, EventSource as _, ExportStatus, JournalStatus, ViolationStory};
 
@@ -34,6 +35,7 @@ pub(super) struct Node {
     pub(super) started: crate::model::Time,
     who: Mutex<Who>,
     pub(super) mesh_files: RwLock<Arc<MeshFiles>>,
+    profiles: Arc<Profiles>,
     pub(super) journal: JournalHandle,
     pub(super) events: Arc<Events>,
     pub(super) opened: Arc<Opened>,
@@ -64,9 +66,10 @@ impl Node {
         (events, opened): (Arc<Events>, Arc<Opened>),
         export: export::Statuses,
         ready: watch::Receiver<bool>,
+        profiles: Arc<Profiles>,
     ) -> Self {
         let writers = Writers::new(host_root, Proc::default());
-        let attribution = Attribution::new(host_root, writers.kubelet_root());
+        let attribution = Attribution::new(host_root, writers.kubelet_root(), Arc::clone(&profiles));
         let mut who = Who { attribution, writers, refreshed: Instant::now() };
         who.refresh();
         Self {
@@ -76,6 +79,7 @@ impl Node {
             started: crate::model::Time::now(),
             who: Mutex::new(who),
             mesh_files: RwLock::default(),
+            profiles,
             journal,
             events,
             opened,
@@ -93,7 +97,9 @@ impl Node {
             who.writers.kubelet_root()
         };
         let cni = CniDirs::find(&self.host_root);
-        let found = mesh::find(&self.host_root, &kubelet_root, &cni, &Proc::default());
+        self.who().attribution.set_cni(cni.clone());
+        let layout = Layout { kubelet_root, cni };
+        let found = mesh::find(&self.host_root, &layout, &self.profiles, &Proc::default());
         let files = found.files.into_iter().map(|file| file.path).collect();
         let files = MeshFiles { paths: files, truncated: found.truncated };
         let mut known = self.mesh_files.write().unwrap_or_else(PoisonError::into_inner);
@@ -159,11 +165,11 @@ impl World for Node {
         actor: Option<&Actor>,
         target: Option<&Target>,
     ) -> (Severity, Vec<String>) {
-        let role = Role::of(path);
+        let (role, said) = self.who().attribution.weight_of(path, kind);
         let pod = actor.and_then(|actor| actor.pod.as_ref()).map(|pod| pod.uid.as_str());
         let elsewhere =
             pod.is_some_and(|pod| target.and_then(|target| target.pod_uid.as_deref()) != Some(pod));
-        (severity::of(kind, class, role), techniques(kind, role, elsewhere))
+        (said.unwrap_or_else(|| severity::of(kind, class, role)), techniques(kind, role, elsewhere))
     }
 
     fn mesh_files(&self) -> Arc<MeshFiles> {

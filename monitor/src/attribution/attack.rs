@@ -1,9 +1,12 @@
 //! MITRE ATT&CK Enterprise (v18.1) technique ids for a violation, by what was done and what it was done to.
 
+use serde::Serialize;
+
 use crate::model::{HostPath, ViolationKind};
 
-/// What an object is to the mesh, as far as its path tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What an object is to the mesh: as its profile says, or else as far as its path tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// A trust anchor or trust bundle.
     TrustRoot,
@@ -30,7 +33,29 @@ pub enum Role {
 }
 
 impl Role {
-    /// By path, as laid out by the meshes and by kubelet, containerd and CNI.
+    /// The words of profiles.
+    pub const WORDS: [(&'static str, Self); 11] = [
+        ("trust-root", Self::TrustRoot),
+        ("credential", Self::Credential),
+        ("token", Self::Token),
+        ("proxy-config", Self::ProxyConfig),
+        ("proxy-module", Self::ProxyModule),
+        ("binary", Self::Binary),
+        ("cni-binary", Self::CniBinary),
+        ("cni-config", Self::CniConfig),
+        ("socket", Self::Socket),
+        ("image-layer", Self::ImageLayer),
+        ("other", Self::Other),
+    ];
+
+    /// Whether it is part of an image on the node.
+    #[must_use]
+    pub const fn is_layer(self) -> bool {
+        matches!(self, Self::ImageLayer)
+    }
+
+    /// By path alone, where no profile says it: as kubelet and container runtimes lay files out, and by what files of
+    /// that kind are called everywhere.
     #[must_use]
     pub fn of(path: &HostPath) -> Self {
         let text = String::from_utf8_lossy(path.as_bytes());
@@ -46,19 +71,11 @@ impl Role {
         if has("/cni/bin/") || has("/kubernetes/bin/") {
             return Self::CniBinary;
         }
-        if name.ends_with(".sock") || has("-uds/") || has("workload-socket") || has("credential-socket") {
+        if name.ends_with(".sock") {
             return Self::Socket;
         }
-        if has("istiod-ca-cert")
-            || has("istio-csr-ca-configmap")
-            || has("trust-roots")
-            || has("trust-anchors")
-            || name.starts_with("root-cert")
-            || name.starts_with("ca-bundle")
-            || name == "ca.crt"
-            || name == "consul-ca.pem"
-            || name == "ca-crl.pem"
-        {
+        let roots = ["root-cert", "ca-bundle", "trust-bundle"].iter().any(|roots| name.starts_with(roots));
+        if roots || name == "ca.crt" {
             return Self::TrustRoot;
         }
         if name == "token" || name.ends_with("-token") {
@@ -73,19 +90,7 @@ impl Role {
         if matches!(extension, "json" | "yaml" | "yml" | "conf") {
             return Self::ProxyConfig;
         }
-        let binary = [
-            "envoy",
-            "pilot-agent",
-            "ztunnel",
-            "linkerd2-proxy",
-            "pilot-discovery",
-            "consul-dataplane",
-            "kuma-dp",
-            "kuma-cp",
-            "cilium-envoy",
-            "install-cni",
-        ];
-        if binary.iter().any(|known| name == *known) || has("/bin/") {
+        if has("/bin/") {
             return Self::Binary;
         }
         if has("/kubernetes.io~secret/") {
@@ -156,7 +161,18 @@ mod tests {
     use crate::model::{HostPath, ViolationKind};
 
     #[test]
+    fn words_are_those_of_records() {
+        for (word, role) in Role::WORDS {
+            assert_eq!(serde_json::to_value(role).unwrap(), word);
+        }
+    }
+
+    #[test]
     fn roles_by_path() {
+        let profiles = crate::profile::Profiles::built_in();
+        let role_of = |path: &HostPath| {
+            profiles.role_of(path, &crate::profile::Layout::default(), &crate::profile::Nowhere)
+        };
         let pods = "/var/lib/kubelet/pods/u/volumes";
         let cases = [
             (format!("{pods}/kubernetes.io~configmap/istiod-ca-cert/..2026/root-cert.pem"), Role::TrustRoot),
@@ -173,7 +189,7 @@ mod tests {
             ("/data/x".into(), Role::Other),
         ];
         for (path, role) in cases {
-            assert_eq!(Role::of(&HostPath::from(path.as_str())), role, "{path}");
+            assert_eq!(role_of(&HostPath::from(path.as_str())), role, "{path}");
         }
     }
 

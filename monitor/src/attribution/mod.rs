@@ -16,15 +16,21 @@ pub use pods::{PodNames, target_of};
 pub use view::CgroupView;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::attribution::attack::Role;
+use crate::inventory::mesh::CniDirs;
 use crate::inventory::procs::Proc;
-use crate::model::{Actor, Container, HostPath, Pod, Target};
+use crate::model::{Actor, Container, HostPath, Pod, Severity, Target, ViolationKind};
+use crate::profile::{Layout, OnDisk, Profiles};
 
 /// Names the pods and containers of actors and targets. Keeps what it has read; re-reads when something is missing,
 /// at most once a second.
 #[derive(Debug)]
 pub struct Attribution {
-    kubelet_root: HostPath,
+    host_root: PathBuf,
+    layout: Layout,
+    profiles: Arc<Profiles>,
     view: CgroupView,
     pods: PodNames,
     exes: ExeHashes,
@@ -34,10 +40,12 @@ pub struct Attribution {
 impl Attribution {
     /// `host_root` is where the node's root is mounted, `kubelet_root` the kubelet's directory as the host names it.
     #[must_use]
-    pub fn new(host_root: &Path, kubelet_root: HostPath) -> Self {
+    pub fn new(host_root: &Path, kubelet_root: HostPath, profiles: Arc<Profiles>) -> Self {
         let proc = Proc::default();
         Self {
-            kubelet_root,
+            host_root: host_root.to_owned(),
+            layout: Layout { kubelet_root, ..Layout::default() },
+            profiles,
             view: CgroupView::new(host_root, &proc),
             pods: PodNames::new(host_root),
             exes: ExeHashes::default(),
@@ -47,7 +55,21 @@ impl Attribution {
 
     /// The kubelet's directory changed (it was found, or restarted with another one).
     pub fn set_kubelet_root(&mut self, root: HostPath) {
-        self.kubelet_root = root;
+        self.layout.kubelet_root = root;
+    }
+
+    /// Where the runtime keeps CNI was found.
+    pub fn set_cni(&mut self, cni: CniDirs) {
+        self.layout.cni = cni;
+    }
+
+    /// What an object is to a mesh, and how grave its profile says a finding of that kind is.
+    #[must_use]
+    pub fn weight_of(&self, path: &HostPath, kind: ViolationKind) -> (Role, Option<Severity>) {
+        let around = OnDisk { host_root: &self.host_root, kubelet_root: &self.layout.kubelet_root };
+        let rule = self.profiles.rule_of(path, &self.layout, &around).map(|found| found.rule);
+        let role = rule.map_or_else(|| self.profiles.role_of(path, &self.layout, &around), |rule| rule.role);
+        (role, rule.and_then(|rule| rule.severity.get(&kind).copied()))
     }
 
     /// Fills in cgroup path, container, pod, and the executable's hash where they are not known yet.
@@ -76,7 +98,10 @@ impl Attribution {
 
     /// The pod an object belongs to, if its path is that of a pod's volume.
     pub fn target_of(&mut self, path: &HostPath) -> Option<Target> {
-        let mut target = target_of(path, &self.kubelet_root)?;
+        let mut target = target_of(path, &self.layout.kubelet_root)?;
+        let around = OnDisk { host_root: &self.host_root, kubelet_root: &self.layout.kubelet_root };
+        let found = self.profiles.rule_of(path, &self.layout, &around);
+        target.mesh = found.map(|found| found.profile.mesh.clone());
         if let Some((namespace, name)) = target.pod_uid.as_deref().and_then(|uid| self.pods.name_of(uid)) {
             if let Some(source) = &mut target.source {
                 source.namespace = Some(namespace.clone());

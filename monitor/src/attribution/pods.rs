@@ -96,7 +96,7 @@ pub fn volume_path(path: &HostPath, kubelet_root: &HostPath) -> Option<VolumePat
     Some(VolumePath { pod_uid, plugin, volume, container, rest: rest.join(&b'/') })
 }
 
-/// The pod a path belongs to; names are not known here.
+/// The pod a path belongs to; neither its names nor its mesh are known here.
 #[must_use]
 pub fn target_of(path: &HostPath, kubelet_root: &HostPath) -> Option<Target> {
     if let Some(at) = volume_path(path, kubelet_root) {
@@ -105,7 +105,6 @@ pub fn target_of(path: &HostPath, kubelet_root: &HostPath) -> Option<Target> {
         return Some(Target {
             pod_uid: Some(at.pod_uid),
             container: at.container,
-            mesh: mesh_of_volume(&at.volume).map(str::to_owned),
             source,
             ..Target::default()
         });
@@ -132,42 +131,17 @@ pub fn source_kind(plugin: &str) -> Option<&'static str> {
     })
 }
 
-/// The mesh whose injected volumes bear that name.
-#[must_use]
-pub fn mesh_of_volume(volume: &str) -> Option<&'static str> {
-    Some(match volume {
-        "istio-envoy"
-        | "istio-data"
-        | "istio-podinfo"
-        | "istio-token"
-        | "istiod-ca-cert"
-        | "istio-ca-crl"
-        | "istio-certs"
-        | "workload-socket"
-        | "credential-socket"
-        | "workload-certs"
-        | "custom-bootstrap-volume"
-        | "cacerts"
-        | "istio-csr-dns-cert"
-        | "istio-csr-ca-configmap"
-        | "local-certs"
-        | "istio-kubeconfig"
-        | "cni-ztunnel-sock-dir" => "istio",
-        "consul-connect-inject-data" => "consul",
-        "envoy-config" | "cilium-ztunnel-secrets" => "cilium",
-        name if name.starts_with("linkerd-") => "linkerd",
-        name if name.starts_with("kuma-") || name.starts_with("transparent-proxy-") => "kuma",
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{PodNames, parse_log_dir, target_of};
+    use super::{PodNames, parse_log_dir};
+    use crate::attribution::Attribution;
     use crate::model::{HostPath, Source, Target};
 
     fn target(path: &[u8]) -> Option<Target> {
-        target_of(&HostPath::new(path.to_vec()), &HostPath::from("/var/lib/kubelet"))
+        let root = tempfile::tempdir().unwrap();
+        let profiles = std::sync::Arc::clone(crate::profile::Profiles::built_in());
+        let mut attribution = Attribution::new(root.path(), HostPath::from("/var/lib/kubelet"), profiles);
+        attribution.target_of(&HostPath::new(path.to_vec()))
     }
 
     #[test]

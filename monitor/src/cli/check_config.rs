@@ -24,9 +24,10 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
         Format::Text => output::line(&output::one_line(&format!("{}: ok", args.file.display())))?,
         Format::Json => {
             let file = args.file.display().to_string();
-            output::line(
-                &serde_json::json!({ "file": file, "ok": true, "mode": config.mode.as_str() }).to_string(),
-            )?;
+            let profiles: Vec<&str> = config.profiles.iter().map(|profile| profile.name.as_str()).collect();
+            let mode = config.mode.as_str();
+            let answer = serde_json::json!({ "file": file, "ok": true, "mode": mode, "profiles": profiles });
+            output::line(&answer.to_string())?;
         }
     }
     Ok(ExitCode::SUCCESS)

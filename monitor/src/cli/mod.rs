@@ -17,6 +17,7 @@ mod journal;
 mod keys;
 mod objects;
 pub mod output;
+mod profile;
 mod progress;
 mod propose;
 mod ready;
@@ -123,6 +124,8 @@ enum Command {
     Uninstall(uninstall::Args),
     /// Tell what this kernel and node allow, and what the agent would not see.
     Doctor(doctor::Args),
+    /// List what is known of meshes, or explain one profile.
+    Profile(profile::Args),
     /// Make a statement for the mesh files of this node that are in no baseline.
     Propose(propose::Args),
     /// Make a statement from files.
@@ -155,6 +158,7 @@ impl Command {
             Self::Journal(args) => journal::run(args, format),
             Self::Uninstall(args) => uninstall::run(args, format),
             Self::Doctor(args) => doctor::run(args, format),
+            Self::Profile(args) => profile::run(args, format),
             Self::Propose(args) => propose::run(args, format),
             Self::Seal(args) => seal::run(args, format),
             Self::Sign(args) => sign::run(args, format),

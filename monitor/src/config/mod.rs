@@ -13,7 +13,10 @@ mod written;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::profile::{ProfileError, Profiles};
 
 pub use file::{DEFAULT_FILE, Source, choose, load, load_file, parse};
 
@@ -39,6 +42,10 @@ pub struct Config {
     pub node: String,
     /// What must be, and who may say so.
     pub baselines: Baselines,
+    /// Files of profiles beside and instead of the built-in ones.
+    pub profile_files: Vec<PathBuf>,
+    /// What is known of meshes: the built-in profiles and those.
+    pub profiles: Arc<Profiles>,
     /// The journal.
     pub journal: Journal,
     /// Re-verification over time.
@@ -293,6 +300,12 @@ impl ConfigError {
             Some(line) => format!("{}:{line}", self.file),
             None => self.file.clone(),
         }
+    }
+}
+
+impl From<ProfileError> for ConfigError {
+    fn from(error: ProfileError) -> Self {
+        Self { file: error.file, line: error.line, message: error.message }
     }
 }
 

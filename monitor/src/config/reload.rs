@@ -56,11 +56,12 @@ impl std::fmt::Debug for Watcher {
 }
 
 impl Config {
-    /// Every path whose change asks for a reload: config files, baselines, keys.
+    /// Every path whose change asks for a reload: config files, baselines, keys, profiles.
     #[must_use]
     pub fn watched_paths(&self) -> Vec<PathBuf> {
         let baselines = &self.baselines;
         let lists = self.candidates.iter().chain(&baselines.files).chain(&baselines.trusted_keys);
+        let lists = lists.chain(&self.profile_files);
         // Certificates and keys of receivers are read anew with each connection.
         lists.chain(&baselines.secret_key).cloned().collect()
     }
@@ -256,6 +257,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("socket", old.socket != new.socket),
         ("hostRoot", old.host_root != new.host_root),
         ("node", old.node != new.node),
+        ("profiles", old.profiles != new.profiles),
         ("sensor", old.sensor != new.sensor),
         ("journal", old.journal != new.journal),
         ("scrub", old.scrub != new.scrub),

@@ -1,6 +1,7 @@
 //! As written → resolved: defaults filled in, units parsed, every value checked.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_saphyr::Spanned;
@@ -10,6 +11,7 @@ use super::{
     Baselines, Compression, Config, ConfigError, Endpoint, Enforce, Journal, LogLevel, Mode, OnAgentLoss,
     Protocol, RungChoice, Scrub, Sensor, Tls, environment, units,
 };
+use crate::profile::Profiles;
 
 const API_VERSION: &str = "meshseal/v1";
 const MAX_LIST: usize = 256;
@@ -137,10 +139,6 @@ fn check(file: &Path, written: &Written) -> Result<Config, ConfigError> {
         let why = "enforce is not implemented in this version, expected observe";
         return Err(context.refuse(text, "mode", why));
     }
-    if let Some(profile) = written.profiles.iter().flatten().next() {
-        let why = "profile files are not implemented in this version, expected an empty list";
-        return Err(context.refuse(profile, "profiles[0]", why));
-    }
     let path = |text: &Text, key: &str, default: &str| -> Result<PathBuf, ConfigError> {
         Ok(context.path(text, key)?.unwrap_or_else(|| PathBuf::from(default)))
     };
@@ -163,6 +161,11 @@ fn check(file: &Path, written: &Written) -> Result<Config, ConfigError> {
         host_root: path(&written.host_root, "hostRoot", "/")?,
         node: node(&context, &written.node)?,
         baselines: baselines(&context, written.baselines.as_ref())?,
+        profile_files: match &written.profiles {
+            None => Vec::new(),
+            list => context.paths(list, "profiles", "")?,
+        },
+        profiles: Arc::clone(Profiles::built_in()),
         journal: Journal {
             max_bytes: context.at_least(
                 &written.journal.as_ref().and_then(|journal| journal.max_bytes.clone()),

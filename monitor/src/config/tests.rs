@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
     Baselines, Compression, Config, Endpoint, Enforce, Journal, LogLevel, Mode, OnAgentLoss, Protocol,
     RungChoice, Scrub, Sensor, Tls, load, load_file, parse,
 };
+use crate::profile::Profiles;
 
 /// The end of a refusal of a top-level key.
 const ALL: &str = "expected one of apiVersion, mode, stateDir, socket, hostRoot, node, baselines, profiles, journal, scrub, enforce, export, api, sensor, log";
@@ -41,6 +43,8 @@ fn everything_but_the_version_has_a_default() {
             require_signatures: 1,
             secret_key: None,
         },
+        profile_files: Vec::new(),
+        profiles: Arc::clone(Profiles::built_in()),
         journal: Journal { max_bytes: 1_073_741_824 },
         scrub: Scrub { interval: Duration::from_secs(86_400), io_budget: 10_485_760 },
         enforce: Enforce { on_agent_loss: OnAgentLoss::Release, lease: Duration::from_secs(60) },
@@ -234,8 +238,8 @@ fn values() {
         "config: /c.yaml:2: stateDir: 'state' is no valid path, expected an absolute path"
     );
     assert_eq!(
-        v1("profiles: [/p.yaml]\n"),
-        "config: /c.yaml:2: profiles[0]: profile files are not implemented in this version, expected an empty list"
+        v1("profiles: [p.yaml]\n"),
+        "config: /c.yaml:2: profiles[0]: 'p.yaml' is no valid path, expected an absolute path"
     );
     assert_eq!(
         v1(&format!("socket: /{}\n", "s".repeat(107))),
@@ -384,4 +388,26 @@ fn the_first_file_that_exists_is_used() {
     fs::create_dir_all(&second).unwrap();
     let expected = format!("config: {}: is a directory, expected a regular file", second.display());
     assert_eq!(load(&candidates).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn profiles_are_read_with_the_file_that_names_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, profiles) = (dir.path().join("c.yaml"), dir.path().join("profiles"));
+    let text = format!("apiVersion: meshseal/v1\nnode: n\nprofiles: [{}]\n", profiles.display());
+    fs::write(&config, text).unwrap();
+    let missing = load_file(&config).unwrap_err().to_string();
+    assert_eq!(missing, format!("config: {}: no such file, expected a profile", profiles.display()));
+    fs::create_dir(&profiles).unwrap();
+    let mine = "apiVersion: meshseal/v1\nprofile: mine\nmesh: mine\nabout: x\nreadFrom: y\nstatus: run\n";
+    fs::write(profiles.join("mine.yaml"), mine).unwrap();
+    fs::write(profiles.join("README"), "not a profile").unwrap();
+    let found = load_file(&config).unwrap();
+    assert_eq!(found.profile_files, std::slice::from_ref(&profiles));
+    assert_eq!(found.profiles.get("mine").map(|profile| profile.mesh.as_str()), Some("mine"));
+    assert_eq!(found.profiles.iter().count(), Profiles::built_in().iter().count() + 1);
+    fs::write(profiles.join("bad.yaml"), format!("{mine}files: 5\n")).unwrap();
+    let bad = load_file(&config).unwrap_err().to_string();
+    let at = profiles.join("bad.yaml");
+    assert_eq!(bad, format!("config: {}:7: wrong type at 'files', expected a list", at.display()));
 }

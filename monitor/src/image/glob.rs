@@ -44,7 +44,7 @@ fn components(pattern: &[&[u8]], path: &[&[u8]]) -> bool {
 }
 
 /// The usual two-finger walk: on a mismatch the last `*` takes one byte more.
-fn component(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn component(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {

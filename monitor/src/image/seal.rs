@@ -14,8 +14,8 @@ use crate::baseline::secret::SecretKey;
 use crate::baseline::statement::Unresolved;
 use crate::baseline::wire::{Unique, WireImage, WireObject, WireType};
 use crate::baseline::{Digest, Error};
-use crate::inventory::mesh::is_mesh_binary;
 use crate::model::{Class, HostPath};
+use crate::profile::Profiles;
 
 /// What to seal.
 #[derive(Debug, Clone)]
@@ -96,8 +96,9 @@ fn files(found: &Found, tree: &Tree, options: &Options, sealed: &mut Sealed) {
         None => {}
         Some(None) => list("entrypoint", "no file of the image"),
         Some(Some(path)) => {
-            let name = |path: &[u8]| path.rsplit(|b| *b == b'/').next().is_some_and(is_mesh_binary);
-            let named = tree.iter().filter(|(path, inode)| matches!(inode.kind, Kind::File(_)) && name(path));
+            let of_mesh = |path: &[u8]| Profiles::built_in().executable(path).is_some();
+            let named =
+                tree.iter().filter(|(path, inode)| matches!(inode.kind, Kind::File(_)) && of_mesh(path));
             chosen.extend(named.map(|(path, _)| path).chain([path.as_slice()]));
         }
     }

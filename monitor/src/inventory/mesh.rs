@@ -1,8 +1,7 @@
 //! Which files of this node are mesh files, and whose: what `unsealed` counts and `propose` offers.
 //!
-//! Three places are looked at: the volumes that meshes inject into pods, the CNI directories, and the executables of
-//! running proxies. Nothing is hashed or opened here. Layouts: Istio's injection template, Linkerd's, Consul's and
-//! Kuma's charts, the CNI specification.
+//! Three places are looked at: the volumes of pods, the CNI directories, and the executables of running processes. What
+//! of it is a mesh's, the profiles say. Nothing is hashed or opened here.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,9 +9,9 @@ use std::path::Path;
 
 use super::mounts::Mounts;
 use super::procs::{Proc, base_name, read};
-use crate::attribution::pods::{mesh_of_volume, source_kind};
 use crate::attribution::{below_root, cgroup};
 use crate::model::{Class, HostPath};
+use crate::profile::{Layout, Match, OnDisk, Profiles};
 
 /// Most files that are listed.
 const FILES_MAX: usize = 20_000;
@@ -31,7 +30,7 @@ pub struct MeshFile {
     /// How it may change.
     pub class: Class,
     /// `istio`, `linkerd`, ...; `cni` where it serves any.
-    pub mesh: &'static str,
+    pub mesh: String,
     /// The pod it belongs to.
     pub pod_uid: Option<String>,
 }
@@ -54,49 +53,9 @@ pub struct Found {
     pub truncated: bool,
 }
 
-/// Injected volumes: name, plugin's kind, what it holds, class.
-const VOLUMES: [(&str, &str, &str, Class); 19] = [
-    ("istiod-ca-cert", "ConfigMap", "Istio root certificate", Class::Sealed),
-    ("istiod-ca-cert", "Projected", "Istio root certificate", Class::Sealed),
-    ("istio-ca-crl", "ConfigMap", "Istio revocation list", Class::Rotated),
-    ("custom-bootstrap-volume", "ConfigMap", "Envoy bootstrap override", Class::Sealed),
-    ("istio-envoy", "EmptyDir", "Envoy bootstrap", Class::Generated),
-    ("istio-data", "EmptyDir", "Istio agent's data and WebAssembly modules", Class::Generated),
-    ("istio-token", "Projected", "Istio service account token", Class::Rotated),
-    ("istio-podinfo", "DownwardAPI", "pod labels and annotations", Class::Rotated),
-    ("istio-certs", "Secret", "Istio workload certificates", Class::Rotated),
-    ("workload-certs", "EmptyDir", "workload certificates (normally none)", Class::Sealed),
-    ("workload-socket", "EmptyDir", "workload API socket", Class::Opaque),
-    ("credential-socket", "EmptyDir", "credential socket", Class::Opaque),
-    ("cacerts", "Secret", "Istio signing CA", Class::Sealed),
-    ("istio-csr-dns-cert", "Secret", "istiod's certificate", Class::Rotated),
-    ("linkerd-identity-end-entity", "EmptyDir", "Linkerd identity key", Class::Generated),
-    ("linkerd-identity-token", "Projected", "Linkerd identity token", Class::Rotated),
-    ("consul-connect-inject-data", "EmptyDir", "Consul CA and proxy id", Class::Generated),
-    ("kuma-sidecar-tmp", "EmptyDir", "Kuma's Envoy bootstrap", Class::Generated),
-    ("envoy-config", "ConfigMap", "Cilium's Envoy bootstrap", Class::Sealed),
-];
-
-/// Executables of meshes, by their file's name.
-const BINARIES: [(&[u8], &str); 13] = [
-    (b"pilot-agent", "istio"),
-    (b"pilot-discovery", "istio"),
-    (b"ztunnel", "istio"),
-    (b"install-cni", "istio"),
-    (b"envoy", "envoy"),
-    (b"linkerd2-proxy", "linkerd"),
-    (b"linkerd2-proxy-identity", "linkerd"),
-    (b"consul-dataplane", "consul"),
-    (b"kuma-dp", "kuma"),
-    (b"kuma-cp", "kuma"),
-    (b"cilium-envoy", "cilium"),
-    (b"cilium-envoy-starter", "cilium"),
-    (b"spire-agent", "spire"),
-];
-
 /// Looks at the whole node. Costs a listing of the pods' volumes, of the CNI directories, and of /proc.
 #[must_use]
-pub fn find(host_root: &Path, kubelet_root: &HostPath, cni: &CniDirs, proc: &Proc) -> Found {
+pub fn find(host_root: &Path, layout: &Layout, profiles: &Profiles, proc: &Proc) -> Found {
     let mut files = BTreeMap::new();
     let mut add = |file: MeshFile| {
         let room = files.len() < FILES_MAX || files.contains_key(&file.path);
@@ -105,84 +64,85 @@ pub fn find(host_root: &Path, kubelet_root: &HostPath, cni: &CniDirs, proc: &Pro
         }
         room
     };
+    let node = Node { host_root, layout, profiles };
     // What every pod can make more of comes last: it must not push the node's own files out.
-    let complete = cni_files(host_root, cni, &mut add)
-        & volumes(host_root, kubelet_root, &mut add)
-        & binaries(host_root, proc, &mut add);
+    let complete = node.cni(&mut add) & node.volumes(&mut add) & node.binaries(proc, &mut add);
     Found { files: files.into_values().collect(), truncated: !complete }
 }
 
-fn volumes(host_root: &Path, kubelet_root: &HostPath, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
-    let mut complete = true;
-    let pods = kubelet_root.join(b"pods");
-    for pod in names(host_root, &pods, &mut complete) {
-        let Ok(pod_uid) = String::from_utf8(pod.clone()) else { continue };
-        let dir = pods.join(&pod).join(b"volumes");
-        for plugin in names(host_root, &dir, &mut complete) {
-            let Some(kind) = std::str::from_utf8(&plugin).ok().and_then(source_kind) else { continue };
-            for volume in names(host_root, &dir.join(&plugin), &mut complete) {
-                let Ok(name) = std::str::from_utf8(&volume) else { continue };
-                let Some(mesh) = mesh_of_volume(name) else { continue };
-                let known = VOLUMES.iter().find(|known| (known.0, known.1) == (name, kind));
-                let (what, class) = known.map_or_else(
-                    || (format!("{kind} volume {name}"), class_of(kind)),
-                    |known| (known.2.to_owned(), known.3),
-                );
-                let path = dir.join(&plugin).join(&volume);
-                if !add(MeshFile { path, what, class, mesh, pod_uid: Some(pod_uid.clone()) }) {
+/// The node that is looked at.
+struct Node<'n> {
+    host_root: &'n Path,
+    layout: &'n Layout,
+    profiles: &'n Profiles,
+}
+
+impl Node<'_> {
+    /// A file that a profile tells of, as it tells.
+    fn told(&self, path: HostPath, pod_uid: Option<String>) -> Option<MeshFile> {
+        let around = OnDisk { host_root: self.host_root, kubelet_root: &self.layout.kubelet_root };
+        let Match { profile, rule } = self.profiles.rule_of(&path, self.layout, &around)?;
+        Some(MeshFile {
+            path,
+            what: rule.about.clone(),
+            class: rule.class,
+            mesh: profile.mesh.clone(),
+            pod_uid,
+        })
+    }
+
+    fn volumes(&self, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
+        let mut complete = true;
+        let pods = self.layout.kubelet_root.join(b"pods");
+        for pod in names(self.host_root, &pods, &mut complete) {
+            let Ok(pod_uid) = String::from_utf8(pod.clone()) else { continue };
+            let dir = pods.join(&pod).join(b"volumes");
+            for plugin in names(self.host_root, &dir, &mut complete) {
+                let dir = dir.join(&plugin);
+                for volume in names(self.host_root, &dir, &mut complete) {
+                    let told = self.told(dir.join(&volume), Some(pod_uid.clone()));
+                    if told.is_some_and(|file| !add(file)) {
+                        return false;
+                    }
+                }
+            }
+        }
+        complete
+    }
+
+    fn cni(&self, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
+        let mut complete = true;
+        for dir in self.layout.cni.conf.iter().chain(&self.layout.cni.bin) {
+            for name in names(self.host_root, dir, &mut complete) {
+                if self.told(dir.join(&name), None).is_some_and(|file| !add(file)) {
                     return false;
                 }
             }
         }
+        complete
     }
-    complete
-}
 
-fn class_of(kind: &str) -> Class {
-    match kind {
-        "ConfigMap" | "Secret" => Class::Sealed,
-        "EmptyDir" => Class::Generated,
-        "CSI" => Class::Opaque,
-        _ => Class::Rotated,
-    }
-}
-
-fn cni_files(host_root: &Path, cni: &CniDirs, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
-    let mut complete = true;
-    let conf = cni.conf.iter().map(|dir| (dir, "CNI configuration"));
-    for (dir, what) in conf.chain(cni.bin.iter().map(|dir| (dir, "CNI plugin"))) {
-        for name in names(host_root, dir, &mut complete) {
-            let text = String::from_utf8_lossy(&name);
-            let mesh =
-                ["istio", "linkerd", "consul", "kuma", "cilium"].into_iter().find(|mesh| text.contains(mesh));
-            // A kubeconfig holds a token that is renewed; all else only changes with an installation.
-            let rotated = text.contains("kubeconfig") || text.contains("host-token");
-            let class = if rotated { Class::Rotated } else { Class::Sealed };
-            let mesh = mesh.unwrap_or("cni");
-            if !add(MeshFile { path: dir.join(&name), what: what.to_owned(), class, mesh, pod_uid: None }) {
+    fn binaries(&self, proc: &Proc, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
+        let mounts = Mounts::read(&proc.path(1, "mountinfo")).unwrap_or_default();
+        for pid in proc.pids().unwrap_or_default() {
+            let Some(exe) = proc.exe(pid) else { continue };
+            let called = exe.as_bytes().strip_suffix(b" (deleted)").unwrap_or_else(|| exe.as_bytes());
+            let Some((profile, _)) = self.profiles.executable(called) else { continue };
+            let pod = proc.cgroup(pid).as_deref().and_then(cgroup::parse);
+            let Some(path) = host_path(self.host_root, proc, &mounts, pid, &exe) else { continue };
+            let file = MeshFile {
+                path,
+                what: format!("executable {}", String::from_utf8_lossy(base_name(called))),
+                class: Class::Sealed,
+                mesh: profile.mesh.clone(),
+                pod_uid: pod.map(|pod| pod.pod_uid),
+            };
+            if !add(file) {
                 return false;
             }
         }
+        true
     }
-    complete
-}
-
-fn binaries(host_root: &Path, proc: &Proc, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
-    let mounts = Mounts::read(&proc.path(1, "mountinfo")).unwrap_or_default();
-    for pid in proc.pids().unwrap_or_default() {
-        let Some(exe) = proc.exe(pid) else { continue };
-        let name = base_name(exe.as_bytes());
-        let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
-        let Some((_, mesh)) = BINARIES.iter().find(|(known, _)| *known == name) else { continue };
-        let pod = proc.cgroup(pid).as_deref().and_then(cgroup::parse);
-        let Some(path) = host_path(host_root, proc, &mounts, pid, &exe) else { continue };
-        let what = format!("executable {}", String::from_utf8_lossy(name));
-        let pod_uid = pod.map(|pod| pod.pod_uid);
-        if !add(MeshFile { path, what, class: Class::Sealed, mesh, pod_uid }) {
-            return false;
-        }
-    }
-    true
 }
 
 /// Where the host sees what a process runs: in the host's own tree, or below the mount of its container's root.
@@ -196,12 +156,6 @@ fn host_path(host_root: &Path, proc: &Proc, mounts: &Mounts, pid: u32, exe: &Hos
         return Some(exe.clone());
     }
     mounts.host_path(inode.dev, exe).filter(same)
-}
-
-/// Whether a mesh calls one of its executables so.
-#[must_use]
-pub fn is_mesh_binary(name: &[u8]) -> bool {
-    BINARIES.iter().any(|(known, _)| *known == name)
 }
 
 /// Names in a directory of the host; `complete` is cleared where there are more than are looked at.
@@ -264,6 +218,7 @@ mod tests {
     use super::{CniDirs, ENTRIES_MAX, MeshFile, find};
     use crate::inventory::procs::Proc;
     use crate::model::{Class, HostPath};
+    use crate::profile::{Layout, Profiles};
     use std::fs;
 
     fn paths(list: &[&str]) -> Vec<HostPath> {
@@ -295,8 +250,8 @@ mod tests {
         fs::create_dir_all(volume).unwrap();
         for at in 0..=ENTRIES_MAX {
             let found = || {
-                let (kubelet, cni) = (HostPath::from("/var/lib/kubelet"), CniDirs::find(root.path()));
-                find(root.path(), &kubelet, &cni, &Proc::new(empty.path()))
+                let layout = Layout { cni: CniDirs::find(root.path()), ..Layout::default() };
+                find(root.path(), &layout, Profiles::built_in(), &Proc::new(empty.path()))
             };
             if at == ENTRIES_MAX {
                 let whole = found();
@@ -327,13 +282,13 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         let empty = tempfile::tempdir().unwrap();
-        let cni = CniDirs::find(root.path());
-        let found = find(root.path(), &HostPath::from("/var/lib/kubelet"), &cni, &Proc::new(empty.path()));
-        let file = |path: &str, what: &str, class, mesh, pod: Option<&str>| MeshFile {
+        let layout = Layout { cni: CniDirs::find(root.path()), ..Layout::default() };
+        let found = find(root.path(), &layout, Profiles::built_in(), &Proc::new(empty.path()));
+        let file = |path: &str, what: &str, class, mesh: &str, pod: Option<&str>| MeshFile {
             path: HostPath::from(path),
             what: what.to_owned(),
             class,
-            mesh,
+            mesh: mesh.to_owned(),
             pod_uid: pod.map(str::to_owned),
         };
         let expected = [

@@ -12,7 +12,6 @@ use super::layout::{Layout, Owned, layout};
 use super::payload::{Content, File, Gathered, Payload, clean, gather, gather_token_volume};
 use super::store::{Manifests, Template};
 use super::variables::{environment, expand};
-use crate::attribution::pods::mesh_of_volume;
 use crate::baseline::Error;
 use crate::baseline::object::{EntryKind, MountedAt, Publish, Writer};
 use crate::baseline::seal::SealedBytes;
@@ -20,13 +19,12 @@ use crate::baseline::secret::SecretKey;
 use crate::baseline::statement::Unresolved;
 use crate::baseline::wire::{Unique, WireEntry, WireIdentity, WireObject, WireType, WireWorkload};
 use crate::model::{Class, HostPath};
+use crate::profile::Profiles;
 
 /// Where the API server mounts the token it adds.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// What it calls the volume: this, and five letters of its own.
 const TOKEN_VOLUME: &str = "kube-api-access-";
-/// Words in the images of meshes.
-const MESHES: [&str; 6] = ["istio", "linkerd", "kuma", "consul", "cilium", "envoy"];
 
 /// What cannot be read from manifests.
 #[derive(Debug, Clone, Default)]
@@ -405,8 +403,9 @@ fn mounts(spec: &PodSpec, volume: &str) -> Vec<MountedAt> {
 
 /// Whether a mesh's proxy or control plane lives on this volume: by its name, or by the image that mounts it.
 fn is_of_mesh(spec: &PodSpec, volume: &str) -> bool {
-    let of_mesh = |container: &&Container| MESHES.iter().any(|mesh| container.image.contains(mesh));
-    mesh_of_volume(volume).is_some()
+    let profiles = Profiles::built_in();
+    let of_mesh = |container: &&Container| profiles.is_image(&container.image);
+    profiles.mesh_of_volume(volume).is_some()
         || containers(spec)
             .filter(|container| container.volume_mounts.iter().any(|mount| mount.name == volume))
             .any(|container| of_mesh(&container))
