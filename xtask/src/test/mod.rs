@@ -103,6 +103,16 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(summary(&lanes))
 }
 
+/// The lines of a log that name what failed, some of them, and as much of each as can be read.
+fn failures(log: &str) -> impl Iterator<Item = String> {
+    const LINES: usize = 20;
+    const CHARACTERS: usize = 1500;
+    log.lines()
+        .filter(|line| line.starts_with("FAIL ") || line.contains(": FAIL "))
+        .take(LINES)
+        .map(|line| line.chars().take(CHARACTERS).collect())
+}
+
 /// Runs one lane; an error of it counts as one failure.
 fn lane(name: &str, run: impl FnOnce() -> Result<Tally>) -> Result<Lane> {
     say!("{name} ...");
@@ -144,7 +154,23 @@ fn summary(lanes: &[Lane]) -> ExitCode {
         );
         println!("{}", line.trim_end());
     }
+    for lane in lanes {
+        for failure in failures(&lane.tally.log) {
+            println!("{}: {failure}", lane.name);
+        }
+    }
     println!();
     println!("{passed} passed, {failed} failed");
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_said_last() {
+        let log = "vm_a: ok one\nvm_a: FAIL two: why\nnoise\nFAIL vm_b: exit status 1\nno FAIL here\n";
+        assert_eq!(failures(log).collect::<Vec<_>>(), ["vm_a: FAIL two: why", "FAIL vm_b: exit status 1"]);
+    }
 }

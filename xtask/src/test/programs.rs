@@ -93,13 +93,10 @@ impl Boot {
     /// Both, with the words that stand behind the lane's name.
     pub(super) const ALL: [(Self, &str); 2] = [(Self::Lsm, ""), (Self::Fentry, " fentry")];
 
-    fn runs(self, program: &Path, series: Series, full: bool) -> bool {
+    fn runs(self, program: &Path, full: bool) -> bool {
         let name = name(program);
-        // A kernel that preempts itself skips a program of this rung that another task is in: the agent says so in a `gap`,
-        // and the corpus, which wants none, fails now and then.
-        let skips = self == Self::Fentry && series == Series::V7_2 && name == "vm_corpus";
         (self == Self::Lsm || FENTRY_TOO.contains(&name.as_str()))
-            && (full || !(skips || FULL_ONLY.contains(&name.as_str())))
+            && (full || !FULL_ONLY.contains(&name.as_str()))
     }
 }
 
@@ -114,7 +111,7 @@ const WITHOUT_BPF: &str = "lockdown,capability";
 pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built) -> Result<Tally> {
     let limit = if full { FULL_LIMIT } else { PROGRAM_LIMIT };
     let programs: Vec<PathBuf> =
-        built.guest.iter().filter(|program| boot.runs(program, series, full)).cloned().collect();
+        built.guest.iter().filter(|program| boot.runs(program, full)).cloned().collect();
     let kernel = kernel::resolve(series)?;
     let package = kernel.package.clone();
     let script = format!(

@@ -3,6 +3,7 @@
 
 mod agent;
 mod lawful;
+mod manifests;
 mod sealed;
 mod tamper;
 
@@ -16,6 +17,7 @@ use super::{Options, Work};
 use crate::interrupt;
 use crate::vm::{DEFAULT_LSM, kernel::Series};
 use agent::Agent;
+use manifests::Judged;
 use sealed::Sealed;
 
 const PODS: &str = include_str!("../../../assets/node/test.yaml");
@@ -149,6 +151,18 @@ fn all(
         checks.check("pilot-agent renews its certificate: no violation", {
             lawful::renewal(cluster, &sealed.pod).and_then(|()| none_yet(agent))
         });
+    }
+    if let Some(judged) = checks.check("a key of the cluster", Judged::new(cluster, package, &sealed)) {
+        let every_kind = checks.check(
+            "manifests sealed before they are applied: the kubelet lays down what was sealed, every file of it",
+            judged.every_kind(),
+        );
+        if every_kind.is_some() {
+            checks.check("one byte, one mode, one link, one key: each is found", judged.single_changes());
+        }
+        if mesh {
+            checks.check("Istio's manifests and the injected pods are as sealed", judged.mesh());
+        }
     }
     for tampering in tamper::all(cluster, &sealed) {
         let outcome = (tampering.act)().and_then(|()| tamper::found(agent, &tampering));

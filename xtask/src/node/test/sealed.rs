@@ -56,6 +56,8 @@ pub(super) struct Sealed {
     pub(super) conflist: PathBuf,
     pub(super) binary: PathBuf,
     pub(super) baseline: PathBuf,
+    /// What it is signed with.
+    pub(super) private: PathBuf,
     pub(super) key: PathBuf,
     /// For what the tamperings bring along; on the binary's file system.
     pub(super) scratch: PathBuf,
@@ -100,6 +102,7 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
         conflist: cluster.places.cni.join("10-node.conflist"),
         binary,
         baseline,
+        private: key,
         key: public,
         scratch,
     })
