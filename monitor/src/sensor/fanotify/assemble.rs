@@ -5,9 +5,12 @@
 //! `FAN_ATTRIB` without directory and name, before the name event of a link or unlink and after that of a rename; a
 //! change of mode or owner has both.
 
+use std::time::{Duration, Instant};
+
 use super::parse::{Event, Named, Pidfd};
 use super::sys::FileId;
 use crate::model::Time;
+use crate::sensor::queue::HALF;
 
 /// A directory and an entry of it.
 pub(super) type OwnedName = (FileId, Vec<u8>);
@@ -70,12 +73,15 @@ impl Act {
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     held: Option<Act>,
+    /// Until when it may be; other events do not make it longer.
+    until: Option<Instant>,
 }
 
 impl Assembler {
-    /// Whether an act waits for its other half.
-    pub(super) const fn waits(&self) -> bool {
-        self.held.is_some()
+    /// How long the act that waits for its other half may still wait; `None` where none does.
+    pub(super) fn waits(&self) -> Option<Duration> {
+        self.held.as_ref()?;
+        self.until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     /// Whether this event may be the other half of the act that waits, though its inode and directory are not watched.
@@ -136,6 +142,7 @@ impl Assembler {
     fn hold(&mut self, act: Act) -> Option<Act> {
         if act.mask & MOVES != 0 || act.is_link_count() {
             self.held = Some(act);
+            self.until = Some(Instant::now() + HALF);
             return None;
         }
         Some(act)

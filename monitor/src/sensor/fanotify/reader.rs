@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags};
+use rustix::time::Timespec;
 
 use super::Shared;
 use super::actor::Actors;
@@ -79,8 +80,9 @@ impl Reader {
     /// The queue is empty: nothing that was held back can still be completed soon.
     fn idle(&mut self) -> Result<(), Stopped> {
         self.quiet = boottime();
-        if self.assembler.waits() {
-            if self.queue.wait(Some(&SHORT), true)? {
+        if let Some(left) = self.assembler.waits() {
+            let left = Timespec::try_from(left).unwrap_or(SHORT);
+            if self.queue.wait(Some(&left), true)? {
                 return Ok(());
             }
             if let Some(act) = self.assembler.flush() {
@@ -124,7 +126,8 @@ impl Reader {
         let malformed = result.err().map(|error| error.to_string());
         let full = "the kernel's queue was full (FAN_Q_OVERFLOW)".to_owned();
         let reason = malformed.or_else(|| overflow.then_some(full));
-        if reason.is_some()
+        let overdue = self.assembler.waits().is_some_and(|left| left.is_zero());
+        if (reason.is_some() || overdue)
             && let Some(act) = self.assembler.flush()
         {
             self.act(&act, &mut shared);

@@ -1,7 +1,7 @@
 //! Attached is not working: each hook is proven by an act on a directory of our own, under a slot of its own.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -190,8 +190,11 @@ impl Yard {
         let mut file = File::options().create_new(true).write(true).mode(0o700).open(&path)?;
         file.write_all(&program())?;
         drop(file);
-        let mut child = std::process::Command::new(&path).env_clear().stdin(Stdio::null()).spawn()?;
+        let mut command = std::process::Command::new(&path);
+        let mut child = command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut byte = [0_u8];
+        // It is started before its memory is laid out: its own word says that it runs.
+        let runs = child.stdout.take().map_or(Ok(()), |mut out| out.read_exact(&mut byte));
         let to = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
         let from = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(LOADED_AT), iov_len: 1 };
         let pid = i32::try_from(child.id()).unwrap_or_default();
@@ -200,6 +203,7 @@ impl Yard {
         let failed = (read != 1).then(std::io::Error::last_os_error);
         child.kill()?;
         child.wait()?;
+        runs?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -281,16 +285,20 @@ fn set_flags(file: &File) {
 /// Where the smallest program is loaded.
 const LOADED_AT: usize = 0x40_0000;
 
-/// The smallest program: it waits to be killed.
+/// The smallest program: it writes a byte of its own memory to its stdout, and waits to be killed.
 fn program() -> Vec<u8> {
-    // pause(), again and again.
+    // write(1, LOADED_AT, 1); pause(), again and again.
     #[cfg(target_arch = "x86_64")]
-    const CODE: &[u8] = &[0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
-    // ppoll(NULL, 0, NULL, NULL), again and again.
+    const CODE: &[u8] = &[
+        0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0xbe, 0x00, 0x00, 0x40, 0x00, 0xba, 1, 0, 0, 0, 0x0f, 0x05, 0xb8,
+        34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7,
+    ];
+    // write(1, LOADED_AT, 1); ppoll(NULL, 0, NULL, NULL), again and again.
     #[cfg(target_arch = "aarch64")]
     const CODE: &[u8] = &[
-        0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x80, 0xd2, 0x02, 0x00, 0x80, 0xd2, 0x03, 0x00, 0x80, 0xd2, 0x28,
-        0x09, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4, 0xfa, 0xff, 0xff, 0x17,
+        0x20, 0x00, 0x80, 0xd2, 0x01, 0x08, 0xa0, 0xd2, 0x22, 0x00, 0x80, 0xd2, 0x08, 0x08, 0x80, 0xd2, 0x01,
+        0x00, 0x00, 0xd4, 0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x80, 0xd2, 0x02, 0x00, 0x80, 0xd2, 0x03, 0x00,
+        0x80, 0xd2, 0x28, 0x09, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4, 0xfa, 0xff, 0xff, 0x17,
     ];
     const MACHINE: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
     /// `Elf64_Ehdr` and one `Elf64_Phdr`.

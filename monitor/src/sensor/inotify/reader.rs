@@ -4,10 +4,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustix::fs::FileType;
 use rustix::fs::inotify::{self, ReadFlags};
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use super::NO_ACTOR;
 use super::watches::{self, Seen, Watches};
@@ -15,10 +17,8 @@ use crate::baseline::Root;
 use crate::model::{HostPath, InodeKey, Observation, Operation, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 use crate::sensor::canary::Heard;
-use crate::sensor::queue::{Queue, SHORT, Stopped};
+use crate::sensor::queue::{HALF, Queue, SHORT, Stopped};
 
-/// How long half a rename waits for the other half at most, in nanoseconds.
-const HALF: i64 = 100_000_000;
 /// Observations that are held before they are sent.
 const BATCH: usize = 256;
 /// Halves of renames that wait at once.
@@ -32,6 +32,7 @@ struct Half {
     path: HostPath,
     child: Option<(Slot, Option<InodeKey>)>,
     time: Time,
+    since: Instant,
 }
 
 /// One event, whole.
@@ -98,14 +99,13 @@ impl Reader {
             }
         }
         // The queue is empty: a half whose other half is not there soon went to where nobody watches.
-        if !self.halves.is_empty() {
+        if let Some(first) = self.halves.first() {
+            let left = Timespec::try_from(HALF.saturating_sub(first.since.elapsed())).unwrap_or(SHORT);
             self.send_all()?;
-            if self.queue.wait(Some(&SHORT), true)? {
-                return Ok(());
+            if !self.queue.wait(Some(&left), true)? {
+                self.expire();
             }
-            for half in std::mem::take(&mut self.halves) {
-                self.renamed(Some(&half), None, Time::now());
-            }
+            return Ok(());
         }
         self.send_all()?;
         self.queue.wait(None, true).map(drop)
@@ -187,7 +187,8 @@ impl Reader {
                 let oldest = self.halves.remove(0);
                 self.renamed(Some(&oldest), None, Time::now());
             }
-            self.halves.push(Half { cookie: event.cookie, slot, path, child, time: Time::now() });
+            let (time, since) = (Time::now(), Instant::now());
+            self.halves.push(Half { cookie: event.cookie, slot, path, child, time, since });
         } else if flags.contains(ReadFlags::MOVED_TO) {
             let half = self.halves.iter().position(|half| half.cookie == event.cookie);
             let half = half.map(|at| self.halves.remove(at));
@@ -217,7 +218,7 @@ impl Reader {
     /// A half waits no longer where the queue does not come to its end.
     fn expire(&mut self) {
         let now = Time::now();
-        while self.halves.first().is_some_and(|half| now.0.saturating_sub(half.time.0) > HALF) {
+        while self.halves.first().is_some_and(|half| half.since.elapsed() >= HALF) {
             let half = self.halves.remove(0);
             self.renamed(Some(&half), None, now);
         }
