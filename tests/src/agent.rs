@@ -259,6 +259,28 @@ impl Agent {
         Ok(rustix::process::kill_process(pid, signal)?)
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Waits until it is stopped, all of its threads.
+    pub(crate) fn stands_still(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut runs = false;
+            for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+                let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                // The name before it may hold anything, spaces and brackets too.
+                runs |= !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+            }
+            if !runs {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "the agent does not stop");
+            std::thread::yield_now();
+        }
+    }
+
     /// Reads its config and baselines again.
     pub(crate) fn reload(&self) -> Result<()> {
         self.signal(rustix::process::Signal::HUP)

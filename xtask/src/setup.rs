@@ -33,6 +33,10 @@ pub(crate) const VM: &[Need] = &[
     Need { what: "dpkg-deb", package: "dpkg" },
 ];
 
+/// What the guests of the full lane make other file systems with.
+pub(crate) const FILE_SYSTEMS: &[Need] =
+    &[Need { what: "mkfs.xfs", package: "xfsprogs" }, Need { what: "mkfs.btrfs", package: "btrfs-progs" }];
+
 /// What the delivery tests run beside the packages of [`receivers`].
 const RECEIVERS: &[Need] =
     &[Need { what: "python3", package: "python3" }, Need { what: "openssl", package: "openssl" }];

@@ -8,7 +8,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::inventory::procs::{Proc, inode_key};
+use crate::inventory::inodes;
+use crate::inventory::procs::Proc;
 use crate::model::Actor;
 
 /// Executables larger than this are not hashed when they act (their inode still tells them apart), in bytes.
@@ -36,7 +37,8 @@ impl ExeHashes {
         let mut file = std::fs::File::open(proc.path(actor.tgid, "exe")).ok()?;
         let meta = file.metadata().ok()?;
         // Another inode: the process has executed something else since, or the pid is another's.
-        if actor.exe_inode.is_some_and(|acted| acted != inode_key(&meta)) || !started_then(proc, actor) {
+        let other = actor.exe_inode.is_some_and(|acted| inodes::of(&file).ok() != Some(acted));
+        if other || !started_then(proc, actor) {
             return None;
         }
         let key = Key {

@@ -148,10 +148,8 @@ impl Node<'_> {
 /// Where the host sees what a process runs: in the host's own tree, or below the mount of its container's root.
 fn host_path(host_root: &Path, proc: &Proc, mounts: &Mounts, pid: u32, exe: &HostPath) -> Option<HostPath> {
     let inode = proc.exe_inode(pid)?;
-    let same = |path: &HostPath| {
-        std::fs::metadata(below_root(host_root, path))
-            .is_ok_and(|meta| super::procs::inode_key(&meta) == inode)
-    };
+    let same =
+        |path: &HostPath| super::inodes::at(&below_root(host_root, path)).is_ok_and(|found| found == inode);
     if same(exe) {
         return Some(exe.clone());
     }

@@ -3,6 +3,7 @@
 
 pub mod containers;
 pub mod handles;
+pub mod inodes;
 pub mod mesh;
 pub mod mounts;
 pub mod pods;

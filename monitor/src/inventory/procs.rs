@@ -129,7 +129,7 @@ impl Proc {
     /// The executable's inode.
     #[must_use]
     pub fn exe_inode(&self, pid: u32) -> Option<InodeKey> {
-        std::fs::metadata(self.path(pid, "exe")).ok().map(|meta| inode_key(&meta))
+        super::inodes::at(&self.path(pid, "exe")).ok()
     }
 
     /// Working directory.
@@ -201,13 +201,6 @@ impl Default for Proc {
     fn default() -> Self {
         Self::new("/proc")
     }
-}
-
-/// The inode's key from a stat result. On file systems whose `st_dev` is not `s_dev` (btrfs, overlay across layers)
-/// it is what stat tells.
-#[must_use]
-pub fn inode_key(meta: &std::fs::Metadata) -> InodeKey {
-    InodeKey { dev: kernel_dev(meta.dev()), ino: meta.ino() }
 }
 
 /// `st_dev` in the kernel's own form (major << 20 | minor).

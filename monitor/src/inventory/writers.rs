@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::procs::{Proc, base_name, inode_key};
+use super::inodes;
+use super::procs::{Proc, base_name};
 use crate::attribution::{CgroupView, below_root, cgroup};
 use crate::model::{Actor, HostPath, InodeKey};
 
@@ -251,7 +252,7 @@ impl Writers {
                 return Err(fail("its SHA-256 is not the declared one".into()));
             }
         }
-        Ok(inode_key(&meta))
+        inodes::of(&file).map_err(|error| fail(error.to_string()))
     }
 }
 
@@ -387,9 +388,8 @@ mod tests {
             sha256: Some(sha256.into()),
         };
         writers.declare([declared("9a3a45d01531a20e89ac6ae10b0b0beb0492acd7216a368aa062d1a5fecaf9cd")]);
-        let meta = std::fs::metadata(root.path().join("installer")).unwrap();
         let mut acting = actor(0, "/system.slice/x.service");
-        acting.exe_inode = Some(super::inode_key(&meta));
+        acting.exe_inode = super::inodes::at(&root.path().join("installer")).ok();
         assert_eq!(writers.is_lawful(&acting, "installer"), Lawful::Yes);
         writers.declare([declared("00")]);
         assert_eq!(

@@ -81,6 +81,8 @@ pub(crate) struct Unit {
     pub(crate) slot: Option<Slot>,
     /// The inode that slot is on.
     pub(crate) watched: Option<InodeKey>,
+    /// What observations know it by.
+    pub(crate) known_as: Option<InodeKey>,
     /// Inodes were put under watch since it was last asked who had them open for writing.
     pub(crate) fresh: bool,
     /// Who had it mapped writable at the last look, as acts that explain what changes without one.
@@ -117,6 +119,7 @@ impl Unit {
             members: HashMap::new(),
             slot: None,
             watched: None,
+            known_as: None,
             fresh: false,
             mapped: Vec::new(),
             inner: HashMap::new(),
@@ -207,7 +210,7 @@ impl Places for Units {
     }
 
     fn inode(&self, ix: Ix) -> Option<InodeKey> {
-        self.get(ix).and_then(|unit| unit.watched)
+        self.get(ix).and_then(|unit| unit.known_as)
     }
 
     fn is_directory(&self, ix: Ix) -> bool {

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use crate::baseline::Seal;
-use crate::model::{HostPath, InodeKey, Resolution, Slot, WatchKind};
+use crate::model::{HostPath, InodeKey, Resolution, Slot, Time, WatchKind};
+use crate::sensor::Stands;
 
 use super::Judge;
 use super::slots::{Ix, Use};
@@ -39,13 +40,19 @@ impl Judge {
         // Nothing there is the look's to tell.
         let Ok(fd) = self.options.root.locate(&path) else { return };
         let Some(inode) = inode_of(&fd) else { return };
-        let fresh = self.units.get(ix).is_some_and(|unit| unit.watched != Some(inode));
-        if fresh {
+        let known = self.units.get(ix).is_some_and(|unit| unit.watched == Some(inode));
+        let stands = if known { self.sensor.stands(fd.as_fd(), slot) } else { Stands::Outdated };
+        if stands == Stands::Taken {
+            self.watch_was_taken(slot);
+        }
+        if stands != Stands::Yes {
             match self.sensor.watch(fd.as_fd(), slot, kind, &path) {
                 Ok(()) => {
                     self.sensor.count_reads(slot, true);
+                    let known_as = self.sensor.knows_as(fd.as_fd(), inode);
                     if let Some(unit) = self.units.get_mut(ix) {
                         unit.watched = Some(inode);
+                        unit.known_as = Some(known_as);
                         unit.fresh = true;
                         unit.unwatched = None;
                     }
@@ -66,7 +73,7 @@ impl Judge {
         let mut known =
             self.units.get_mut(ix).map(|unit| std::mem::take(&mut unit.inner)).unwrap_or_default();
         let mut now: HashMap<InodeKey, Slot> = HashMap::new();
-        let (mut failed, mut fresh) = (None, false);
+        let (mut failed, mut fresh, mut taken) = (None, false, None);
         let mut queue = vec![(open_below(dir.as_fd(), b"."), path.clone(), 0)];
         while let Some((dir, at, depth)) = queue.pop() {
             let Some(dir) = dir else { continue };
@@ -78,7 +85,17 @@ impl Judge {
                 let child = at.join(&name);
                 let kind = if is_dir { WatchKind::Tree } else { WatchKind::Object };
                 match known.remove(&inode) {
-                    Some(slot) => drop(now.insert(inode, slot)),
+                    Some(slot) => {
+                        let stands = self.sensor.stands(fd.as_fd(), slot);
+                        if stands != Stands::Yes {
+                            fresh = true;
+                            taken = taken.or((stands == Stands::Taken).then_some(slot));
+                            if let Err(e) = self.sensor.watch(fd.as_fd(), slot, kind, &child) {
+                                failed = Some(e.to_string());
+                            }
+                        }
+                        let _ = now.insert(inode, slot);
+                    }
                     None => match self.watch_member(ix, &fd, kind, &child) {
                         Ok(slot) => {
                             fresh = true;
@@ -100,9 +117,18 @@ impl Judge {
             unit.inner = now;
             unit.fresh |= fresh;
         }
+        if let Some(slot) = taken {
+            self.watch_was_taken(slot);
+        }
         if let Some(why) = failed {
             self.unwatched(ix, &why);
         }
+    }
+
+    /// What the sensor watched an inode by is gone, and not by its doing: what was done since then was not seen.
+    fn watch_was_taken(&mut self, slot: Slot) {
+        let reason = "the tag of an object was taken away; it is tagged anew and verified";
+        self.lost("tags", 0, reason, Some(vec![slot]), Time::now());
     }
 
     fn watch_member(

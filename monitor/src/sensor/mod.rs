@@ -17,7 +17,9 @@ mod tempdir;
 
 use std::os::fd::BorrowedFd;
 
-use crate::model::{Coverage, Family, HostPath, Observation, Rung, SensorBody, Slot, Time, WatchKind};
+use crate::model::{
+    Coverage, Family, HostPath, InodeKey, Observation, Rung, SensorBody, Slot, Time, WatchKind,
+};
 
 /// What a sensor sends, in the order it read it.
 #[derive(Debug)]
@@ -108,6 +110,17 @@ pub enum WatchError {
     Unsupported(String),
 }
 
+/// Whether an inode is still watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// It is.
+    Yes,
+    /// It was watched under another slot since (it has two names), which was given up.
+    Outdated,
+    /// Somebody else took away what it is watched by.
+    Taken,
+}
+
 /// A live sensor. Dropping it detaches what is not pinned.
 pub trait Sensor: Send + std::fmt::Debug {
     /// Which rung this is.
@@ -125,6 +138,16 @@ pub trait Sensor: Send + std::fmt::Debug {
         kind: WatchKind,
         path: &HostPath,
     ) -> Result<(), WatchError>;
+
+    /// What observations of this sensor know the inode behind `fd` by, of which `statx` tells `stat`.
+    fn knows_as(&self, _fd: BorrowedFd<'_>, stat: InodeKey) -> InodeKey {
+        stat
+    }
+
+    /// Whether the inode behind `fd`, watched under `slot`, still is, as far as this sensor can tell.
+    fn stands(&self, _fd: BorrowedFd<'_>, _slot: Slot) -> Stands {
+        Stands::Yes
+    }
 
     /// Stops watching what stands under `slot`. Unknown slots are ignored.
     fn unwatch(&mut self, slot: Slot);

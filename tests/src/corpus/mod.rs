@@ -5,6 +5,10 @@
 
 mod actor;
 mod acts;
+mod bpf;
+mod faults;
+mod filesystems;
+mod inject;
 mod load;
 mod mapping;
 mod memory;
@@ -19,6 +23,10 @@ mod writes;
 
 use std::process::ExitCode;
 
+use self::faults::{
+    a_hundred_thousand_writes_are_counted, what_is_taken_from_the_sensor_is_missed,
+    what_is_too_much_for_the_sensor_is_named,
+};
 use self::load::{
     a_burst_on_one_object_is_counted, a_store_through_a_held_mapping_is_not_denied,
     a_storm_leaves_each_object_right, anonymous_and_segment_mappings_do_no_harm,
@@ -50,6 +58,12 @@ const OTHERS: &[Case] = crate::cases![
     a_bad_config_is_rejected_and_the_old_one_holds,
 ];
 
+/// A sensor on hooks that fails, or is overrun.
+const FAULTS: &[Case] =
+    crate::cases![what_is_taken_from_the_sensor_is_missed, what_is_too_much_for_the_sensor_is_named];
+/// What takes long.
+const STORMS: &[Case] = crate::cases![a_hundred_thousand_writes_are_counted];
+
 /// A share of the corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -57,7 +71,16 @@ pub enum Part {
     Acts,
     /// Volumes, mounts, bursts and restarts, each under an agent of its own.
     Others,
+    /// A sensor that fails; on hooks only.
+    Faults,
+    /// Each act by itself, on xfs and btrfs.
+    FileSystems,
     All,
+}
+
+/// Whether this is the full lane, or somebody who asks for what takes long.
+fn full() -> bool {
+    std::env::var_os("MESHSEAL_TESTS_FULL").is_some()
 }
 
 /// What a test program's `main` returns, for that part, on that rung at most. `--table` tells what came of each act instead of judging it: `cargo xtask coverage`
@@ -73,6 +96,12 @@ pub fn main(part: Part, rung: &'static str) -> ExitCode {
             }
         };
     }
+    if part == Part::FileSystems
+        && let Err(error) = filesystems::choose()
+    {
+        println!("FAIL file systems: {error:#}");
+        return ExitCode::FAILURE;
+    }
     if std::env::args_os().any(|argument| argument == "--table") {
         return match world::table() {
             Ok(()) => ExitCode::SUCCESS,
@@ -83,8 +112,10 @@ pub fn main(part: Part, rung: &'static str) -> ExitCode {
         };
     }
     let cases = match part {
-        Part::Acts => world::CASES.to_vec(),
+        Part::Acts | Part::FileSystems => world::CASES.to_vec(),
         Part::Others => OTHERS.to_vec(),
+        Part::Faults if full() => [FAULTS, STORMS].concat(),
+        Part::Faults => FAULTS.to_vec(),
         Part::All => [world::CASES, OTHERS].concat(),
     };
     crate::main(&cases)

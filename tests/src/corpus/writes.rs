@@ -22,14 +22,25 @@ fn fallocate(site: &Site, mode: FallocateFlags) -> Result<()> {
     Ok(rustix::fs::fallocate(for_write(&site.f())?, mode, 0, 4096)?)
 }
 
-/// On the disk, which is ext4 in a guest.
-fn on_ext4(site: &Site) -> bool {
-    const EXT4_SUPER_MAGIC: i64 = 0xef53;
-    rustix::fs::statfs(&site.root).is_ok_and(|fs| fs.f_type == EXT4_SUPER_MAGIC)
+const EXT4: i64 = 0xef53;
+const XFS: i64 = 0x5846_5342;
+const BTRFS: i64 = 0x9123_683e;
+
+fn is_on(site: &Site, kinds: &[i64]) -> bool {
+    rustix::fs::statfs(&site.root).is_ok_and(|fs| kinds.contains(&fs.f_type))
 }
 
 const fn on_disk(act: Act) -> Act {
-    Act { can: on_ext4, ..act }
+    Act { can: |site| is_on(site, &[EXT4, XFS, BTRFS]), ..act }
+}
+
+/// Blocks in the middle of a file go and come: not on btrfs.
+const fn by_blocks(act: Act) -> Act {
+    Act { can: |site| is_on(site, &[EXT4, XFS]), ..act }
+}
+
+fn shares_extents(site: &Site) -> bool {
+    is_on(site, &[XFS, BTRFS])
 }
 
 /// All acts of this file.
@@ -50,11 +61,20 @@ pub(super) const ACTS: &[Act] = &[
         &[lower("open", v("f", "content", "write"))],
     ),
     Act {
-        can: |_| raw::has_io_uring(),
+        can: |site| raw::has_io_uring() && !shares_extents(site),
         ..act(
             "write_by_io_uring",
             |site, _| raw::write_by_io_uring(&for_write(&site.f())?, b"TAMPER"),
             &[v("f", "content", "write")],
+        )
+    },
+    // xfs and btrfs do not do it at once, and are asked again.
+    Act {
+        can: |site| raw::has_io_uring() && shares_extents(site),
+        ..act(
+            "write_by_io_uring_that_is_put_off",
+            |site, _| raw::write_by_io_uring(&for_write(&site.f())?, b"TAMPER"),
+            &[some("f", "content", "write")],
         )
     },
     on_disk(act(
@@ -80,13 +100,13 @@ pub(super) const ACTS: &[Act] = &[
         |site, _| fallocate(site, FallocateFlags::ZERO_RANGE),
         &[some("f", "content", "write")],
     )),
-    on_disk(prepared(
+    by_blocks(prepared(
         "collapse_a_range",
         two_blocks,
         |site, _| fallocate(site, FallocateFlags::COLLAPSE_RANGE),
         &[some("f", "content", "write")],
     )),
-    on_disk(prepared(
+    by_blocks(prepared(
         "insert_a_range",
         two_blocks,
         |site, _| fallocate(site, FallocateFlags::INSERT_RANGE),
@@ -145,13 +165,24 @@ pub(super) const ACTS: &[Act] = &[
         |site, _| raw::set_nodump(&File::open(site.f())?),
         &[hooks_only(some("f", "attributes", "ioctl"))],
     )),
-    act(
-        "clone_range",
-        |site, _| {
-            // Neither ext4 nor tmpfs shares extents.
-            ensure!(rustix::fs::ioctl_ficlone(for_write(&site.f())?, source(site)?).is_err(), "cloned");
-            Ok(())
-        },
-        &[attempt("f", "open"), hooks_only(attempt("f", "ioctl"))],
-    ),
+    Act {
+        can: |site| !shares_extents(site),
+        ..act(
+            "clone_range",
+            |site, _| {
+                let to = for_write(&site.f())?;
+                ensure!(rustix::fs::ioctl_ficlone(to, source(site)?).is_err(), "cloned");
+                Ok(())
+            },
+            &[attempt("f", "open"), hooks_only(attempt("f", "ioctl"))],
+        )
+    },
+    Act {
+        can: shares_extents,
+        ..act(
+            "clone_range_that_is_shared",
+            |site, _| Ok(rustix::fs::ioctl_ficlone(for_write(&site.f())?, source(site)?)?),
+            &[some("f", "content", "write")],
+        )
+    },
 ];

@@ -11,7 +11,7 @@ use super::Tally;
 use crate::build::{self, Profile};
 use crate::vm::kernel::{self, Series};
 use crate::vm::{self, End, Output, VmSpec};
-use crate::{setup, workspace};
+use crate::{cmd, setup, workspace};
 
 /// One program may take this long, in seconds.
 const PROGRAM_LIMIT: u32 = 600;
@@ -101,9 +101,10 @@ impl Boot {
 }
 
 /// Programs that take whatever rung the kernel allows.
-const FENTRY_TOO: [&str; 3] = ["vm_agent", "vm_corpus", "vm_observations"];
-/// Programs that start many agents: the kernel's verifier takes its time at each, without hardware virtualisation.
-const FULL_ONLY: [&str; 1] = ["vm_agent"];
+const FENTRY_TOO: [&str; 5] = ["vm_agent", "vm_corpus", "vm_faults", "vm_filesystems", "vm_observations"];
+/// Programs that start many agents (the kernel's verifier takes its time at each, without hardware virtualisation), and the
+/// corpus once more on file systems that [`guest`] has modules and tools for in the full lane only.
+const FULL_ONLY: [&str; 2] = ["vm_agent", "vm_filesystems"];
 /// The security modules of a node that does not have `bpf` among them.
 const WITHOUT_BPF: &str = "lockdown,capability";
 
@@ -114,14 +115,23 @@ pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built) -> Re
         built.guest.iter().filter(|program| boot.runs(program, full)).cloned().collect();
     let kernel = kernel::resolve(series)?;
     let package = kernel.package.clone();
+    // Programs have cases that are for the full lane.
+    let set = if full { "export MESHSEAL_TESTS_FULL=1; " } else { "" };
     let script = format!(
-        "for program in \"$@\"; do echo \"== start $program\"; timeout {limit} /with/$program; echo \"== end $?\"; done"
+        "{set}for program in \"$@\"; do echo \"== start $program\"; timeout {limit} /with/$program; echo \"== end $?\"; done"
     );
     let mut command: Vec<std::ffi::OsString> = ["sh", "-c", &script, "sh"].map(Into::into).to_vec();
     command.extend(programs.iter().map(|program| name(program).into()));
     let mut spec = VmSpec::new(kernel, command);
     spec.meshseal = Some(built.meshseal.clone());
     spec.with.clone_from(&programs);
+    if full {
+        setup::packages(setup::FILE_SYSTEMS)?;
+        spec.modules = ["xfs", "btrfs"].map(str::to_owned).to_vec();
+        for need in setup::FILE_SYSTEMS {
+            spec.with.push(cmd::find(need.what).with_context(|| format!("no {}", need.what))?);
+        }
+    }
     if boot == Boot::Fentry {
         WITHOUT_BPF.clone_into(&mut spec.lsm);
     }

@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// A file to put at /with/NAME, with the libraries it needs
     #[arg(long, value_name = "FILE")]
     with: Vec<PathBuf>,
+    /// A module of the kernel to load besides those every guest has (`xfs`, `btrfs`)
+    #[arg(long, value_name = "NAME")]
+    module: Vec<String>,
     /// Memory of the guest
     #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(128..=65536))]
     memory: u32,
@@ -155,6 +158,7 @@ fn from_arguments(args: Args) -> Result<VmSpec> {
     spec.lsm = args.lsm;
     spec.meshseal = Some(meshseal);
     spec.with = args.with;
+    spec.modules = args.module;
     spec.memory_mib = args.memory;
     spec.console = args.console;
     if terminal {

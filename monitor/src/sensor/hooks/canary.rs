@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use monitor_ebpf::record::HookId;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::decode::Decoded;
-use crate::inventory::procs::kernel_dev;
+use crate::inventory::inodes;
 use crate::model::{Operation, Slot, Time};
 use crate::sensor::tempdir::TempDir;
 
@@ -151,7 +151,7 @@ impl Yard {
         let dir = TempDir::new(parent)?;
         let fd =
             rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let dev = kernel_dev(std::fs::metadata(dir.path())?.dev());
+        let dev = inodes::of(&fd)?.dev;
         Ok(Self { dir, fd, dev })
     }
 

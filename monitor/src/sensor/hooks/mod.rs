@@ -47,14 +47,19 @@ use self::shared::Shared;
 use self::tags::Tags;
 use super::btf::{Btf, BtfError};
 use super::pins::Pins;
-use super::{Health, Hook, Proven, Sensor, SensorEvent, WatchError};
+use super::{Health, Hook, Proven, Sensor, SensorEvent, Stands, WatchError};
+use crate::inventory::inodes;
 use crate::inventory::procs::Proc;
-use crate::model::{Family, HostPath, Rung, Slot, Time, WatchKind};
+use crate::model::{Family, HostPath, InodeKey, Rung, Slot, Time, WatchKind};
 
 /// How long the events of the canaries at the start may take. The acts are done by then; only the reader has to come by.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same once it is known that some were lost.
+const PATIENCE_WITH_LOSS: Duration = Duration::from_millis(500);
 /// How often it is looked whether they came.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Proofs in a row that may end without a judgement, because the ring lost records meanwhile.
+const INCONCLUSIVE: u32 = 3;
 /// Set in a slot's generation while it is not watched: no tag has it.
 const RETIRED: u32 = 1 << 16;
 
@@ -149,6 +154,8 @@ struct Proof {
     unproven: Vec<HookId>,
     /// Tags that had gone with their inodes, when it began.
     released: u64,
+    /// Records that had found the ring full, when it began.
+    lost: u64,
 }
 
 /// The live rung. Dropping it detaches the programs.
@@ -170,6 +177,8 @@ pub struct HookSensor {
     blind: Vec<String>,
     /// Canaries under way.
     proof: Option<Proof>,
+    /// Proofs in a row that showed nothing.
+    inconclusive: u32,
     /// The sentinel has its tag.
     sentinel_set: bool,
     /// The inodes of the last canary went, and their tags stayed.
@@ -283,17 +292,14 @@ pub fn start<T: Send + Default + 'static>(
         hooks: attached.hooks,
         blind,
         proof: None,
+        inconclusive: 0,
         sentinel_set: false,
         unreleased: false,
         counting_reads: HashMap::new(),
     };
     sensor.try_tagging()?;
     sensor.set_sentinel();
-    let begun = Instant::now();
-    sensor.begin_proof();
-    while sensor.judge_proof(Instant::now() > begun + PATIENCE).is_none() {
-        std::thread::park_timeout(LOOK_AGAIN);
-    }
+    sensor.first_proof();
     Ok(sensor)
 }
 
@@ -336,10 +342,33 @@ impl HookSensor {
         }
     }
 
+    /// Proves each hook before anything is watched. Where the ring is too small for all canaries at once, more than once.
+    fn first_proof(&mut self) {
+        for _ in 0..=INCONCLUSIVE {
+            let begun = Instant::now();
+            self.begin_proof();
+            let over = |sensor: &Self| {
+                let lossy = sensor.proof.as_ref().is_some_and(|proof| sensor.lost_since(proof));
+                Instant::now() > begun + if lossy { PATIENCE_WITH_LOSS } else { PATIENCE }
+            };
+            while self.judge_proof(over(self)).is_none() {
+                std::thread::park_timeout(LOOK_AGAIN);
+            }
+            if self.inconclusive == 0 {
+                return;
+            }
+        }
+    }
+
     /// Acts once below the canary directory for each hook; [`Self::judge_proof`] looks what came back.
     fn begin_proof(&mut self) {
         self.canaries.reset();
-        let mut proof = Proof { yard: None, unproven: Vec::new(), released: self.shared.released() };
+        let mut proof = Proof {
+            yard: None,
+            unproven: Vec::new(),
+            released: self.shared.released(),
+            lost: self.shared.losses().0,
+        };
         let problem = |what: &str, error: &dyn std::fmt::Display| {
             tracing::warn!(what, %error, "canary not complete");
         };
@@ -385,6 +414,11 @@ impl HookSensor {
         self.proof = Some(proof);
     }
 
+    /// Whether records found the ring full since a proof began.
+    fn lost_since(&self, proof: &Proof) -> bool {
+        self.shared.losses().0 > proof.lost
+    }
+
     /// Takes note of what a proof showed; `None` while it may still show more and `last` is not set.
     fn judge_proof(&mut self, last: bool) -> Option<Proven> {
         let proof = self.proof.as_ref()?;
@@ -400,14 +434,21 @@ impl HookSensor {
         }
         let proof = self.proof.take()?;
         self.unreleased = self.rung == HookRung::Fentry && self.shared.released() == proof.released;
+        // Canaries may be among what found the ring full: that is told as a loss, and the next proof shows more.
+        let lossy = !(all && stands) && self.lost_since(&proof);
         self.release(self.canaries.slot());
         drop(proof.yard);
+        self.inconclusive = if lossy { self.inconclusive + 1 } else { 0 };
+        let inconclusive = lossy && self.inconclusive <= INCONCLUSIVE;
         for hook in &mut self.hooks {
             hook.last_canary = proven
                 .iter()
                 .find(|(id, _)| *id == hook.id)
                 .map(|(_, time)| *time)
-                .or(hook.last_canary.filter(|_| proof.unproven.contains(&hook.id)));
+                .or(hook.last_canary.filter(|_| inconclusive || proof.unproven.contains(&hook.id)));
+        }
+        if inconclusive {
+            return Some(Proven { health: self.health(), tags_lost: false });
         }
         // Where opening itself is not seen, the silence of one file tells nothing about its tag.
         let opens = proven.iter().any(|(id, _)| *id == HookId::FileOpen);
@@ -485,6 +526,15 @@ impl Sensor for HookSensor {
         }
         tracing::trace!(slot = slot.0, ?kind, %path, "watched");
         Ok(())
+    }
+
+    fn knows_as(&self, fd: BorrowedFd<'_>, stat: InodeKey) -> InodeKey {
+        // It is only told apart from what lies below it by that.
+        inodes::of(&fd).unwrap_or(stat)
+    }
+
+    fn stands(&self, fd: BorrowedFd<'_>, slot: Slot) -> Stands {
+        self.tags.stands(fd, slot, &self.shared)
     }
 
     fn unwatch(&mut self, slot: Slot) {

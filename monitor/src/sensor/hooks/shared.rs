@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::maps::MapData;
-use monitor_ebpf::record::{Control, Slot};
+use monitor_ebpf::record::{Control, Slot, Tag};
 
 /// A `BPF_F_MMAPABLE` array of `T`.
 #[derive(Debug)]
@@ -110,6 +110,12 @@ impl Shared {
     /// Events that a slot had.
     pub(super) fn events(&self, number: u32) -> u64 {
         self.slot(number).map_or(0, |slot| slot.events.load(Ordering::Acquire))
+    }
+
+    /// Whether a tag is of its slot's present generation.
+    pub(super) fn is_live(&self, tag: &Tag) -> bool {
+        let generation = |slot: SlotView<'_>| slot.generation.load(Ordering::Acquire);
+        self.slot(tag.slot).map(generation) == Some(u32::from(tag.generation))
     }
 
     /// Records that found the ring full, and tags that found no memory.

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, InodeStorage, MapData, MapError};
 use monitor_ebpf::limits;
-use monitor_ebpf::record::{InodeId, REQUEST_DONE, REQUEST_REFUSED, Request, Tag};
+use monitor_ebpf::record::{InodeId, REQUEST_DONE, REQUEST_REFUSED, Request, TAG_INHERITED, Tag};
 
+use super::HookError;
 use super::load::{array, map_error, take};
 use super::rung::HookRung;
 use super::shared::{Mapped, Shared};
-use super::{HookError, RETIRED};
 use crate::model::Slot;
-use crate::sensor::WatchError;
+use crate::sensor::{Stands, WatchError};
 
 /// Slots given up before left-over tags are looked for.
 const SWEEP_AFTER: u32 = 256;
@@ -72,6 +72,26 @@ impl Tags {
                 .insert(&fd.as_raw_fd(), tag, 0)
                 .map_err(|error| WatchError::Kernel { call: "bpf_map_update_elem", source: io(&error) }),
             Self::Table(table) => table.answer(tag),
+        }
+    }
+
+    /// Whether the inode behind `fd`, tagged for `slot`, has a tag that the agent set and that counts. Of two slots for
+    /// one inode the later one's will do.
+    pub(super) fn stands(&self, fd: BorrowedFd<'_>, slot: Slot, shared: &Shared) -> Stands {
+        let tag = match self {
+            Self::Storage(map) => map.get(&fd.as_raw_fd(), 0),
+            Self::Table(table) => match table.inodes.get(&slot).and_then(|inodes| inodes.last()) {
+                Some(inode) => table.map.get(inode, 0),
+                None => return Stands::Outdated,
+            },
+        };
+        match tag {
+            Ok(tag) if !shared.is_live(&tag) => Stands::Outdated,
+            // Handed down since: the one that was set had gone.
+            Ok(tag) if tag.flags & TAG_INHERITED != 0 => Stands::Taken,
+            Err(MapError::KeyNotFound) => Stands::Taken,
+            // That it could not be asked says nothing.
+            Ok(_) | Err(_) => Stands::Yes,
         }
     }
 
@@ -146,18 +166,13 @@ impl Table {
 
     /// Removes what was inherited from slots that are given up, where the inode lives on.
     fn sweep(&mut self, shared: &Shared) {
-        let left_over = |tag: &Tag| {
-            let generation =
-                shared.slot(tag.slot).map_or(RETIRED, |slot| slot.generation.load(Ordering::Acquire));
-            generation != u32::from(tag.generation)
-        };
         // The programs add and remove meanwhile: what is not met now is met the next time.
         let stale: Vec<InodeId> = self
             .map
             .iter()
             .filter_map(Result::ok)
             .take(limits::TAGS)
-            .filter(|(_, tag)| left_over(tag))
+            .filter(|(_, tag)| !shared.is_live(tag))
             .map(|(inode, _)| inode)
             .collect();
         for inode in &stale {

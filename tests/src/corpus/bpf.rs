@@ -1,0 +1,135 @@
+//! What whoever is root can do to another process's programs and maps, by the numbers that the kernel gives them.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result, ensure};
+
+const MAP_DELETE_ELEM: i32 = 3;
+const MAP_GET_NEXT_KEY: i32 = 4;
+const MAP_GET_NEXT_ID: i32 = 12;
+const MAP_GET_FD_BY_ID: i32 = 14;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
+const LINK_GET_FD_BY_ID: i32 = 30;
+const LINK_DETACH: i32 = 34;
+
+/// `BPF_MAP_TYPE_INODE_STORAGE`.
+const INODE_STORAGE: u32 = 28;
+/// Longest key of a map of tags.
+const KEY_MAX: usize = 64;
+
+/// `union bpf_attr`, as far as it is used here.
+type Attributes = [u64; 4];
+
+/// The first two numbers of many commands.
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+fn number(fd: &impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().unsigned_abs()
+}
+
+fn bpf(command: i32, attributes: &mut Attributes) -> std::io::Result<i32> {
+    // SAFETY: the attributes are as long as is said; addresses in them are of memory that the caller holds.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of::<Attributes>()) };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(i32::try_from(done).unwrap_or(i32::MAX)) }
+}
+
+/// The descriptor of what goes by that number.
+fn by_id(command: i32, id: u32) -> std::io::Result<OwnedFd> {
+    let fd = bpf(command, &mut [pair(id, 0), 0, 0, 0])?;
+    // SAFETY: the kernel just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `struct bpf_map_info`, its beginning.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+/// A map of tags.
+#[derive(Debug)]
+pub(super) struct Tags {
+    fd: OwnedFd,
+    info: MapInfo,
+}
+
+/// All maps of tags that there are.
+pub(super) fn tags() -> Result<Vec<Tags>> {
+    let (mut found, mut id) = (Vec::new(), 0);
+    loop {
+        let mut attributes = [pair(id, 0), 0, 0, 0];
+        match bpf(MAP_GET_NEXT_ID, &mut attributes) {
+            Ok(_) => id = u32::try_from(attributes[0] >> 32)?,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
+            Err(error) => return Err(error).context("BPF_MAP_GET_NEXT_ID"),
+        }
+        // It may have gone since.
+        let Ok(fd) = by_id(MAP_GET_FD_BY_ID, id) else { continue };
+        let mut info = MapInfo::default();
+        let len = u32::try_from(size_of::<MapInfo>())?;
+        bpf(OBJ_GET_INFO_BY_FD, &mut [pair(number(&fd), len), (&raw mut info).addr() as u64, 0, 0])
+            .context("BPF_OBJ_GET_INFO_BY_FD")?;
+        if info.name.starts_with(b"TAGS\0") {
+            found.push(Tags { fd, info });
+        }
+    }
+    ensure!(!found.is_empty(), "no map of tags");
+    Ok(found)
+}
+
+impl Tags {
+    /// Takes the tag of that file away, if it has one.
+    pub(super) fn take(&self, file: &File) -> Result<bool> {
+        ensure!(self.info.kind == INODE_STORAGE, "tags are not kept by inode here");
+        self.remove(&number(file).to_ne_bytes())
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<bool> {
+        match bpf(MAP_DELETE_ELEM, &mut [pair(number(&self.fd), 0), key.as_ptr().addr() as u64, 0, 0]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error).context("BPF_MAP_DELETE_ELEM"),
+        }
+    }
+
+    /// Takes all tags away; where they are kept by inode, those of these files. The answer is how many there were.
+    pub(super) fn empty(&self, files: &[File]) -> Result<usize> {
+        if self.info.kind == INODE_STORAGE {
+            let taken = files.iter().map(|file| self.take(file)).collect::<Result<Vec<_>>>()?;
+            return Ok(taken.into_iter().filter(|taken| *taken).count());
+        }
+        ensure!(self.info.key_size as usize <= KEY_MAX, "long keys");
+        let mut taken = 0;
+        loop {
+            let mut key = [0_u8; KEY_MAX];
+            let next = [pair(number(&self.fd), 0), 0, key.as_mut_ptr().addr() as u64, 0];
+            match bpf(MAP_GET_NEXT_KEY, &mut next.clone()) {
+                Ok(_) => taken += usize::from(self.remove(&key)?),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(taken),
+                Err(error) => return Err(error).context("BPF_MAP_GET_NEXT_KEY"),
+            }
+        }
+    }
+}
+
+/// Asks the kernel to detach a link.
+pub(super) fn detach(link: u32) -> std::io::Result<()> {
+    let fd = by_id(LINK_GET_FD_BY_ID, link)?;
+    bpf(LINK_DETACH, &mut [pair(number(&fd), 0), 0, 0, 0]).map(drop)
+}
+
+/// Whether the kernel still has that link.
+pub(super) fn is_linked(link: u32) -> bool {
+    by_id(LINK_GET_FD_BY_ID, link).is_ok()
+}

@@ -1,0 +1,225 @@
+//! A sensor that fails: hooks that somebody detaches, tags that somebody takes away, a reader that stands still, and more
+//! than it can carry. What it does not see then must be said.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::XattrFlags;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::actor::Actor;
+use super::acts::SEALED;
+use super::load::{Storm, adds_up, bench, gaps_are_reconciled, hashes, last_states_are_told, object, storm};
+use super::rung::on_hooks;
+use super::{bpf, inject};
+use crate::agent::{Agent, Home, told_of};
+
+/// How often canaries act.
+const PERIOD: Duration = Duration::from_secs(3);
+/// Beyond the time that a thing may take: this machine is busy, and slow.
+const GRACE: Duration = Duration::from_secs(3);
+/// The hook that is detached, and its family.
+const HOOK: &str = "inode_setxattr";
+const FAMILY: &str = "xattr";
+/// The smallest ring there is: some thirty records.
+const SMALL_RING: &str = "sensor: { rung: auto, ringBytes: 64KiB, canaryInterval: 1h }\n";
+
+fn configured(home: &Home, sensor: &str) -> Result<()> {
+    home.configure("")?;
+    let text = fs::read_to_string(home.config())?;
+    let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("sensor:")).collect();
+    lines.push(sensor.trim_end());
+    Ok(fs::write(home.config(), lines.join("\n") + "\n")?)
+}
+
+fn about(path: &Path) -> impl Fn(&Value) -> bool + use<> {
+    let path = path.display().to_string();
+    move |record| record["object"]["path"] == path.as_str()
+}
+
+fn opened(record: &Value) -> bool {
+    record["kind"] == "violation.opened"
+}
+
+/// A gap there, and its end.
+fn gap_is_reconciled(agent: &mut Agent, at: &str) -> Result<()> {
+    let of = |record: &Value, reconciled: bool| {
+        record["kind"] == "gap" && record["at"] == at && record["reconciled"] == reconciled
+    };
+    agent.find(&format!("a gap at {at}"), |record| of(record, false))?;
+    agent.find("the gap's end", |record| of(record, true)).map(drop)
+}
+
+/// Detaches the program on a hook for good: no pin and no descriptor holds its link any more.
+fn detach(agent: &Agent, home: &Home, hook: &str) -> Result<()> {
+    let note: Value = serde_json::from_slice(&fs::read(home.dir.join("state/kept.json"))?)?;
+    let link = note["links"][hook][0].as_u64().with_context(|| format!("no link of {hook} in {note}"))?;
+    let link = u32::try_from(link)?;
+    let refused = bpf::detach(link);
+    ensure!(refused.is_err(), "this kernel detaches what stands on a hook");
+    let generation = note["generation"].as_str().context("no generation")?;
+    fs::remove_file(Path::new("/sys/fs/bpf/meshseal").join(generation).join(hook))?;
+    let pid = agent.pid();
+    let is_it = |info: &str| {
+        let mut fields = info.lines().filter_map(|line| line.split_once(':'));
+        fields.any(|(key, value)| key == "link_id" && value.trim() == link.to_string())
+    };
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let entry = entry?;
+        // What was open may be closed by now.
+        if fs::read_to_string(entry.path()).is_ok_and(|info| is_it(&info)) {
+            inject::replace_descriptor(pid, entry.file_name().to_string_lossy().parse()?)?;
+        }
+    }
+    ensure!(!bpf::is_linked(link), "the link of {hook} is still there");
+    Ok(())
+}
+
+/// A write, which a hook must see.
+fn is_seen(agent: &mut Agent, path: &Path) -> Result<()> {
+    fs::write(path, "TAMPER")?;
+    let is_about = about(path);
+    let found = agent.find("a write", |record| opened(record) && is_about(record))?;
+    ensure!(found["actor"]["tgid"] == std::process::id(), "{}", told_of([&found]));
+    Ok(())
+}
+
+/// What somebody takes from the sensor: all tags, then one hook, then one tag.
+pub(super) fn what_is_taken_from_the_sensor_is_missed() -> Result<()> {
+    let (scratch, dir, home) = bench(4)?;
+    configured(&home, &format!("sensor: {{ rung: auto, canaryInterval: {}s }}\n", PERIOD.as_secs()))?;
+    let lone = scratch.path().join("lone");
+    fs::write(&lone, SEALED)?;
+    home.baseline("lone", 1, &[&lone])?;
+    let mut agent = Agent::start(&home, 1)?;
+    ensure!(on_hooks(&agent.rung()?), "no programs run");
+    is(&agent, "intact", None)?;
+    all_tags(&mut agent, &home, &dir, &lone).context("all tags")?;
+    a_hook(&mut agent, &home, &dir).context("a hook")?;
+    // The others go on, and so does what was tagged anew.
+    is_seen(&mut agent, &object(&dir, 1))?;
+    is_seen(&mut agent, &dir.join("new"))?;
+    a_tag(&mut agent, &lone).context("a tag")?;
+    agent.stop()?;
+    home.verify_journal()
+}
+
+fn is(agent: &Agent, posture: &str, reason: Option<&str>) -> Result<()> {
+    let (status, _) = agent.status()?;
+    let reasons = status["reasons"].as_array().context("no reasons")?;
+    ensure!(status["posture"] == posture, "{}: {reasons:?}", status["posture"]);
+    ensure!(reason.is_none_or(|wanted| reasons.iter().any(|one| one == wanted)), "{reasons:?}");
+    Ok(())
+}
+
+/// Noticed by the sentinel; they are set anew, and everything is verified.
+fn all_tags(agent: &mut Agent, home: &Home, dir: &Path, lone: &Path) -> Result<()> {
+    let mut tagged = vec![dir.to_owned(), lone.to_owned(), home.dir.join("state/.meshseal-sentinel")];
+    tagged.extend((0..4).map(|at| object(dir, at)));
+    let files = tagged.iter().map(File::open).collect::<std::io::Result<Vec<_>>>()?;
+    let taken = bpf::tags()?.iter().map(|tags| tags.empty(&files)).sum::<Result<usize>>()?;
+    ensure!(taken >= tagged.len(), "{taken} tags taken away of {}", tagged.len());
+    gap_is_reconciled(agent, "tags")?;
+    is(agent, "intact", None)?;
+    sees_everything(agent)
+}
+
+fn sees_everything(agent: &Agent) -> Result<()> {
+    let blind = &agent.status()?.0["sensor"]["blind_to"];
+    ensure!(blind.as_array().is_some_and(Vec::is_empty), "blind to {blind}");
+    Ok(())
+}
+
+/// The program on it is detached: its family is blind within two periods of the canaries, and posture says so.
+fn a_hook(agent: &mut Agent, home: &Home, dir: &Path) -> Result<()> {
+    detach(agent, home, HOOK)?;
+    let begun = Instant::now();
+    let of_it = |list: &Value| {
+        let named = |one: &str| one.starts_with(&format!("{FAMILY}: ")) && one.contains("setxattr");
+        let list: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        list.len() == 1 && list.iter().all(|one| named(one))
+    };
+    let told = agent.find("what fell silent", |record| {
+        record["kind"] == "sensor.changed" && of_it(&record["families_blind"])
+    })?;
+    ensure!(begun.elapsed() <= 2 * PERIOD + GRACE, "after {:?}", begun.elapsed());
+    ensure!(told["severity"] == "high", "{told}");
+    is(agent, "uncertain", Some("dead_hook_family"))?;
+    let (status, code) = agent.status()?;
+    ensure!(code == 3 && status["coverage"] == "reduced", "{} ({code})", status["coverage"]);
+    ensure!(of_it(&status["sensor"]["blind_to"]), "blind to {}", status["sensor"]["blind_to"]);
+
+    // The pin of the object is a witness of its own: it does not say who.
+    rustix::fs::setxattr(object(dir, 0), "trusted.meshseal", b"new", XattrFlags::empty())?;
+    let is_about = about(&object(dir, 0));
+    let found = agent.find("what no hook saw", |record| opened(record) && is_about(record))?;
+    ensure!(found["violation"] == "attributes" && found["actor"].is_null(), "{}", told_of([&found]));
+    Ok(())
+}
+
+/// A write to its object is found by the object's pin, which does not say who; the next one is seen again.
+fn a_tag(agent: &mut Agent, lone: &Path) -> Result<()> {
+    if agent.rung()? != "lsm" {
+        // Where tags are kept by number, whoever takes one away can take any: all of them were.
+        return is_seen(agent, lone);
+    }
+    let gaps = |seen: &[Value]| seen.iter().filter(|one| one["kind"] == "gap" && one["at"] == "tags").count();
+    let before = gaps(&agent.seen);
+    let file = File::open(lone)?;
+    let taken = bpf::tags()?.iter().map(|tags| tags.take(&file)).collect::<Result<Vec<_>>>()?;
+    ensure!(taken.contains(&true), "the object has no tag");
+    fs::write(lone, "TAMPER")?;
+    let is_about = about(lone);
+    let found = agent.find("the write", |record| opened(record) && is_about(record))?;
+    ensure!(found["violation"] == "content" && found["actor"].is_null(), "{}", told_of([&found]));
+    agent.wait("the gap and its end", |seen| gaps(seen) == before + 2)?;
+    fs::write(lone, "TAMPER MORE")?;
+    let is_about = about(lone);
+    let again = agent.find("the next write", |record| {
+        is_about(record)
+            && record["kind"] == "violation.updated"
+            && record["actor"]["tgid"] == std::process::id()
+    })?;
+    ensure!(again["violation_id"] == found["uid"], "{}", told_of([&again]));
+    Ok(())
+}
+
+/// The reader stands still while some write, then all the others do, and the ring is small: gaps say so, and in the end
+/// each object's state is right.
+pub(super) fn what_is_too_much_for_the_sensor_is_named() -> Result<()> {
+    const STORM: Storm = Storm { objects: 80, writers: 8, writes: 8000 };
+    const WHILE_FROZEN: usize = 2;
+    let (_scratch, dir, home) = bench(STORM.objects)?;
+    configured(&home, SMALL_RING)?;
+    let mut writers = STORM.gather(&dir)?;
+    let mut agent = Agent::start(&home, 1)?;
+    let rung = agent.rung()?;
+    ensure!(on_hooks(&rung), "no programs run");
+    sees_everything(&agent)?;
+    let (first, rest) = writers.split_at_mut(WHILE_FROZEN);
+    agent.signal(Signal::STOP)?;
+    agent.stands_still()?;
+    first.iter_mut().try_for_each(|writer| writer.say("go"))?;
+    first.iter_mut().try_for_each(|writer| writer.hear("done"))?;
+    agent.signal(Signal::CONT)?;
+    gap_is_reconciled(&mut agent, "ring")?;
+    rest.iter_mut().try_for_each(|writer| writer.say("go"))?;
+    rest.iter_mut().try_for_each(|writer| writer.hear("done"))?;
+    let hashes = hashes(&dir, STORM.objects)?;
+    last_states_are_told(&mut agent, &hashes)?;
+    gaps_are_reconciled(&mut agent)?;
+    writers.into_iter().try_for_each(Actor::end)?;
+    let loss = &agent.status()?.0["loss"];
+    ensure!(loss["unreconciled"] == 0 && loss["events"].as_u64() > Some(0), "{loss}");
+    agent.stop()?;
+    home.verify_journal()?;
+    adds_up(&home.records()?, &rung, &hashes, STORM.writes)
+}
+
+/// As many as the contract asks: for the full lane.
+pub(super) fn a_hundred_thousand_writes_are_counted() -> Result<()> {
+    storm(Storm { objects: 1000, writers: 8, writes: 100_000 })
+}
