@@ -157,6 +157,7 @@ fn what_the_kubelet_lays_down_is_as_the_manifests_say() {
          meshseal: note: ConfigMap shop/plain belongs to a mesh and is not `immutable: true`\n\
          meshseal: note: tokens of any issuer are taken: --token-issuer URL fixes it\n\
          meshseal: not sealed: shop/Deployment/web: volume all: pod/labels: labels: the controller adds its own\n\
+         meshseal: not sealed: shop/Deployment/web: volume idle: no container mounts it: the kubelet does not set it up\n\
          meshseal: not sealed: shop/Deployment/web: volume scratch: emptyDir: filled by the pod itself\n"
     );
     let (status, answer) = cluster.verify();

@@ -6,6 +6,7 @@
 
 mod baselines;
 mod events;
+mod memory;
 mod pods;
 mod recorder;
 mod rung;
@@ -72,6 +73,7 @@ enum StartError {
 /// Runs until SIGTERM or SIGINT. Prints `ready` on stdout once the sensor is live and the first verification done.
 #[must_use]
 pub fn run(config: Config) -> ExitCode {
+    memory::give_back();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

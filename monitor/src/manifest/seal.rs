@@ -152,6 +152,9 @@ impl Sealer<'_> {
                 continue;
             }
             match gather(self.manifests, template, volume)? {
+                _ if !is_used(spec, &volume.name) => {
+                    self.list(place, "no container mounts it: the kubelet does not set it up".to_owned());
+                }
                 Gathered::Unknown(reason) => self.list(place, reason),
                 Gathered::Published(payload) => self.volume(&pod, &volume.name, &payload, &place),
             }
@@ -378,6 +381,11 @@ fn names_in(payload: &Payload, part: &str, rest: &str) -> BTreeMap<String, Entry
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().chain(&spec.containers)
+}
+
+/// Whether the kubelet sets a volume up at all (`desired_state_of_world_populator.go` passes over unused ones).
+fn is_used(spec: &PodSpec, volume: &str) -> bool {
+    containers(spec).any(|container| container.volume_mounts.iter().any(|mount| mount.name == volume))
 }
 
 fn is_sub_path(mount: &VolumeMount) -> bool {

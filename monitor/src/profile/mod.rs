@@ -197,9 +197,16 @@ pub struct Match<'p> {
 }
 
 /// The profiles in use: ours, and those of the config.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Profiles {
     all: Vec<Arc<Profile>>,
+}
+
+/// Their names and where they came from: all that they say is for `meshseal profile show`.
+impl fmt::Debug for Profiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|profile| (&profile.name, &profile.origin))).finish()
+    }
 }
 
 impl Profiles {

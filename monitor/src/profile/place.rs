@@ -235,11 +235,12 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), anchor, parts })
     }
 
-    /// Whether a volume of that name is meant, or something in it, whatever its kind.
+    /// Whether a volume of that name is meant, or something in it, whatever its kind. A pattern that takes any name means
+    /// none by it.
     #[must_use]
     pub fn is_volume(&self, volume: &str) -> bool {
-        matches!(self.anchor, Anchor::Volume(_))
-            && self.parts.first().is_some_and(|first| glob::component(first, volume.as_bytes()))
+        let named = |first: &[u8]| first != b"*" && glob::component(first, volume.as_bytes());
+        matches!(self.anchor, Anchor::Volume(_)) && self.parts.first().is_some_and(|first| named(first))
     }
 
     /// Whether this means something in a volume, and not the volume itself.

@@ -1,7 +1,7 @@
 //! What a kubelet lays down for a pod, step by step as it does it: written from its documentation and its traces, and
 //! from nothing of the code under test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -68,8 +68,19 @@ impl Node {
             format!("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n10.0.0.9\t{}\n", pod.name);
         fs::write(dir.join("etc-hosts"), hosts).unwrap();
         let spec = &pod.made_from["spec"];
+        let lists = ["initContainers", "containers"].map(|list| spec[list].as_array());
+        let used: BTreeSet<&str> = lists
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|container| container["volumeMounts"].as_array())
+            .flatten()
+            .filter_map(|mount| mount["name"].as_str())
+            .collect();
         for volume in spec["volumes"].as_array().into_iter().flatten() {
-            self.volume(pod, volume);
+            if volume["name"].as_str().is_some_and(|name| used.contains(name)) {
+                self.volume(pod, volume);
+            }
         }
         for list in ["initContainers", "containers"] {
             for container in spec[list].as_array().into_iter().flatten() {
