@@ -70,7 +70,8 @@ impl<'a> Judged<'a> {
         })?;
 
         let answer = self.intact("shop")?;
-        let workloads: Vec<&str> = strings(&answer["workloads"]["pods"], "workload");
+        let mut workloads = strings(&answer["workloads"]["pods"], "workload");
+        workloads.sort_unstable();
         if workloads != ["shop/Deployment/web", "shop/Pod/alone", "shop/StatefulSet/store"] {
             bail!("verified were {workloads:?}");
         }
