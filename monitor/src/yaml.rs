@@ -62,8 +62,33 @@ pub(crate) fn read(file: &Path, noun: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "is not text, expected YAML in UTF-8".to_owned())
 }
 
+/// How plain words are read: YAML 1.1 has more booleans (`y`, `no`, `off`) and octal numbers than 1.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// 1.1.
+    Old,
+    /// 1.2.
+    Core,
+}
+
 /// Reads a value out of one document.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str, noun: &str) -> Result<T, Refusal> {
+    parse_as(text, noun, options())
+}
+
+/// Reads a value out of one document, by that version of YAML.
+pub(crate) fn parse_by<T: DeserializeOwned>(text: &str, noun: &str, version: Version) -> Result<T, Refusal> {
+    let mut options = options();
+    options.strict_booleans = version == Version::Core;
+    options.legacy_octal_numbers = version == Version::Old;
+    parse_as(text, noun, options)
+}
+
+fn parse_as<T: DeserializeOwned>(
+    text: &str,
+    noun: &str,
+    options: serde_saphyr::Options,
+) -> Result<T, Refusal> {
     if text.contains('\0') {
         return Err(Refusal::of("is not text, expected YAML in UTF-8"));
     }
@@ -72,7 +97,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str, noun: &str) -> Result<T, Re
         return Err(Refusal::of("is empty, expected 'apiVersion: meshseal/v1' at least"));
     }
     let mut path = String::new();
-    let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |de| {
+    let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
         serde_path_to_error::deserialize::<_, T>(de).map_err(|error| {
             // `Spanned` shows as a step of its own.
             path = error.path().to_string();

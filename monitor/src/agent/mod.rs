@@ -127,8 +127,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let exporter =
         Exporter::start(&config.export, &config.state_dir, &handle, &resource(&config), Policy::default())?;
     let status_events = Arc::new(Events::new(handle.clone())?);
+    let root = Root::open(&config.host_root)?;
     let node = Arc::new(Node::new(
-        &config.host_root,
+        (&config.host_root, root.clone()),
         (config.node.clone(), config.mode.as_str().to_owned()),
         handle.clone(),
         (Arc::clone(&status_events), opened),
@@ -140,7 +141,6 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let (queries_tx, queries) = mpsc::channel(QUERIES);
     let (commands_tx, commands) = mpsc::channel(QUERIES);
     let (live_tx, live) = oneshot::channel();
-    let root = Root::open(&config.host_root)?;
     let judge_options = judge::Options {
         root: root.clone(),
         context: context(&config)?,
@@ -510,7 +510,7 @@ fn context(config: &Config) -> Result<Context, StartError> {
         Some(file) => Some(Arc::new(SecretKey::read(file)?)),
         None => None,
     };
-    Ok(Context { secret_key, volume: None })
+    Ok(Context { secret_key, ..Context::default() })
 }
 
 /// Makes the state directory, for root alone.

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 
 use crate::attribution::attack::techniques;
 use crate::attribution::{Attribution, severity};
-use crate::baseline::Writer;
+use crate::baseline::{Root, Writer};
 use crate::export;
+use crate::inventory::in_pod::{InPods, PodWriter};
 use crate::inventory::mesh::{self, CniDirs};
 use crate::inventory::procs::Proc;
 use crate::inventory::writers::{Declared, Lawful, Writers};
@@ -47,6 +48,7 @@ pub(super) struct Node {
 struct Who {
     attribution: Attribution,
     writers: Writers,
+    in_pods: InPods,
     refreshed: Instant,
 }
 
@@ -60,7 +62,7 @@ impl Who {
 
 impl Node {
     pub(super) fn new(
-        host_root: &Path,
+        (host_root, root): (&Path, Root),
         (name, mode): (String, String),
         journal: JournalHandle,
         (events, opened): (Arc<Events>, Arc<Opened>),
@@ -70,7 +72,8 @@ impl Node {
     ) -> Self {
         let writers = Writers::new(host_root, Proc::default());
         let attribution = Attribution::new(host_root, writers.kubelet_root(), Arc::clone(&profiles));
-        let mut who = Who { attribution, writers, refreshed: Instant::now() };
+        let in_pods = InPods::new(root, Proc::default());
+        let mut who = Who { attribution, writers, in_pods, refreshed: Instant::now() };
         who.refresh();
         Self {
             host_root: host_root.to_owned(),
@@ -132,8 +135,18 @@ impl World for Node {
         self.who().attribution.enrich(actor);
     }
 
-    fn lawful(&self, actor: &Actor, writer: &Writer) -> Lawful {
+    fn lawful(&self, actor: &Actor, writer: &Writer, object: &HostPath) -> Lawful {
         let mut who = self.who();
+        if let Writer::InPod(writer) = writer {
+            let pod = who.attribution.target_of(object).and_then(|target| target.pod_uid);
+            let writer = PodWriter {
+                exe: &writer.exe,
+                sha256: &writer.sha256,
+                containers: &writer.containers,
+                namespace: writer.namespace.as_deref(),
+            };
+            return who.in_pods.is_lawful(actor, &writer, pod.as_deref());
+        }
         let known = who.writers.is_lawful(actor, writer.name());
         if known == Lawful::Yes || who.refreshed.elapsed() < REFRESH {
             return known;
@@ -145,7 +158,7 @@ impl World for Node {
 
     fn declare(&self, writers: &[Writer]) {
         let declared = writers.iter().filter_map(|writer| match writer {
-            Writer::Kubelet => None,
+            Writer::Kubelet | Writer::InPod(_) => None,
             Writer::Executable { name, exe, sha256 } => {
                 Some(Declared { name: name.clone(), exe: exe.clone(), sha256: Some(hex::encode(sha256)) })
             }

@@ -41,6 +41,11 @@ impl ExeHashes {
         if other || !started_then(proc, actor) {
             return None;
         }
+        self.of_file(&mut file, &meta)
+    }
+
+    /// The hash of an open file, of which `meta` tells; `None` if it is too large or changes meanwhile.
+    pub fn of_file(&mut self, file: &mut std::fs::File, meta: &std::fs::Metadata) -> Option<String> {
         let key = Key {
             dev: meta.dev(),
             ino: meta.ino(),
@@ -50,7 +55,7 @@ impl ExeHashes {
         if let Some(known) = self.kept.get(&key) {
             return Some(known.clone());
         }
-        let hash = hash(&mut file, meta.size())?;
+        let hash = hash(file, meta.size())?;
         let again = file.metadata().ok()?;
         if (again.ctime(), again.ctime_nsec(), again.size()) == (key.ctime.0, key.ctime.1, key.size) {
             if self.kept.len() >= KEPT_MAX {

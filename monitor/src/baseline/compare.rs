@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::content::{self, FoundContent};
 use super::identity::{self, Identity, Known, SealedIdentity};
+use super::meaning;
 use super::object::{Attributes, Content, EntryKind, Seal, SealedObject, xattr_key};
 use super::observe::{self, Context, Found, FoundKind, ObserveError, Root};
 use super::secret;
@@ -251,6 +252,16 @@ fn file(
 ) {
     let mut expected = State::new();
     let mut actual = State::new();
+    if let Content::Meaning(sealed) = sealed {
+        if let Some((expected, mut actual, detail)) = sealed.differs(found.meaning(sealed.form())) {
+            if !found.secret {
+                actual.insert("sha256".into(), hex::encode(found.sha256));
+            }
+            let (aspect, entry) = (Aspect::Content, entry.map(<[u8]>::to_vec));
+            out.push(Difference { aspect, entry, expected, actual, detail: Some(detail) });
+        }
+        return;
+    }
     let same = content::content_matches(sealed, found);
     if same != Some(true) {
         match sealed {
@@ -330,8 +341,12 @@ fn directory(
             other => name_differs(out, name, kind.as_str(), other.map_or("none", |kind| kind.as_str())),
         }
     }
+    let names: Vec<&[u8]> = sealed.keys().map(AsRef::as_ref).collect();
     for (name, kind) in found.iter().filter(|(name, _)| !sealed.contains_key(*name)) {
         name_differs(out, name, "none", kind.as_str());
+        if let Some(difference) = out.last_mut() {
+            difference.detail = meaning::overtakes(&names, name);
+        }
     }
 }
 

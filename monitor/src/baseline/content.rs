@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::identity::{self, Identity};
+use super::meaning::{Form, Meaning};
 use super::object::{Content, Digest};
 use super::observe::{Context, ObserveError};
 use super::secret::{self, SecretKey};
@@ -26,8 +27,20 @@ pub struct FoundContent {
     pub public_key: Option<Digest>,
     /// It is a private key or token, or lies where secrets lie: its SHA-256 must not be told.
     pub secret: bool,
+    /// What it means in each form that was asked for, or why it is not of that form.
+    pub meanings: Vec<(Form, Result<Meaning, String>)>,
     /// What identity it has, if it is a certificate or token; otherwise why not.
     pub identity: Result<Box<Identity>, String>,
+}
+
+impl FoundContent {
+    /// What it means in that form, or why it means nothing.
+    pub(super) fn meaning(&self, form: Form) -> Result<&Meaning, &str> {
+        match self.meanings.iter().find(|(read, _)| *read == form) {
+            Some((_, meaning)) => meaning.as_ref().map_err(String::as_str),
+            None => Err("it was not read so"),
+        }
+    }
 }
 
 /// Hashes exactly `size` bytes; `None` if there are more or fewer.
@@ -67,6 +80,14 @@ pub(super) fn hash(
         hmac: mac.map(|mac| mac.finalize().into_bytes().into()),
         public_key: whole.and_then(secret::public_key_of),
         secret: secret::is_secret_path(path) || whole.is_some_and(secret::is_secret_content),
+        meanings: context
+            .forms
+            .iter()
+            .map(|form| {
+                let meaning = whole.ok_or_else(|| format!("longer than {WHOLE_MAX} bytes"));
+                (*form, meaning.and_then(|whole| Meaning::read(*form, whole)))
+            })
+            .collect(),
         identity: whole.map_or_else(
             || Err("too long for a certificate or token".to_owned()),
             |whole| identity::extract(whole).map(Box::new),
@@ -101,6 +122,7 @@ pub(super) fn content_matches(sealed: &Content, found: &FoundContent) -> Option<
         Content::Sha256(digest) => Some(*digest == found.sha256),
         Content::Hmac(digest) => found.hmac.map(|hmac| hmac == *digest),
         Content::PublicKey(digest) => Some(found.public_key == Some(*digest)),
+        Content::Meaning(sealed) => Some(sealed.differs(found.meaning(sealed.form())).is_none()),
         // Judged by `keeps_identity`.
         Content::Identity(_) | Content::Any => Some(true),
     }

@@ -11,6 +11,7 @@
 //!
 //! Nothing here needs the agent: the command line uses it alone.
 
+mod advice;
 pub mod anchor;
 pub mod bundle;
 pub mod compare;
@@ -19,6 +20,7 @@ pub mod dsse;
 pub mod error;
 pub mod identity;
 pub mod keys;
+pub mod meaning;
 pub mod object;
 pub mod observe;
 pub mod openssh;
@@ -41,9 +43,10 @@ pub use compare::{Aspect, Difference, check, compare, missing};
 pub use content::FoundContent;
 pub use error::Error;
 pub use keys::{SigningKey, TrustedKey};
+pub use meaning::{Form, Meaning};
 pub use object::{
-    Attributes, Content, Digest, EntryKind, MountedAt, ObjectId, Publish, Seal, SealedObject, VolumeEntry,
-    Writer, XattrValue,
+    Attributes, Content, Digest, EntryKind, MountedAt, ObjectId, PodWriter, Publish, Seal, SealedObject,
+    VolumeEntry, Writer, XattrValue,
 };
 pub use observe::{Context, Found, FoundKind, ObserveError, Root, observe};
 pub use signed::Signed;

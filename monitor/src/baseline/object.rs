@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::anchor::Anchor;
 use super::identity::SealedIdentity;
+use super::meaning::Meaning;
 use crate::model::{Class, HostPath, State};
 
 /// A SHA-256 digest.
@@ -193,6 +194,8 @@ pub enum Content {
     PublicKey(Digest),
     /// Rotated: by the identity it must keep.
     Identity(Arc<SealedIdentity>),
+    /// By what it means: a set of certificates, a chain of plugins, a value.
+    Meaning(Arc<Meaning>),
     /// Not at all (opaque, or generated and not yet known).
     Any,
 }
@@ -205,6 +208,7 @@ impl Content {
             Self::Sha256(digest) => Some(("sha256", hex::encode(digest))),
             Self::PublicKey(digest) => Some(("public_key", hex::encode(digest))),
             Self::Identity(identity) => Some(("identity", identity.to_string())),
+            Self::Meaning(meaning) => Some(meaning.state()),
             Self::Hmac(_) | Self::Any => None,
         }
     }
@@ -354,6 +358,23 @@ pub enum Writer {
     Kubelet,
     /// An executable by path and content.
     Executable { name: String, exe: HostPath, sha256: Digest },
+    /// The first process of a container of a pod.
+    InPod(Arc<PodWriter>),
+}
+
+/// A writer inside pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodWriter {
+    /// What objects call it.
+    pub name: String,
+    /// Its executable, as its container names it.
+    pub exe: HostPath,
+    /// SHA-256 of its executable.
+    pub sha256: Digest,
+    /// Names of the containers it is the first process of.
+    pub containers: Vec<String>,
+    /// Namespace of its pods, if it writes files of others than its own pod.
+    pub namespace: Option<String>,
 }
 
 impl Writer {
@@ -366,6 +387,7 @@ impl Writer {
         match self {
             Self::Kubelet => Self::KUBELET,
             Self::Executable { name, .. } => name,
+            Self::InPod(writer) => &writer.name,
         }
     }
 }

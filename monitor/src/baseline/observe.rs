@@ -23,7 +23,8 @@ use rustix::io::Errno;
 
 use super::content::{FoundContent, hash};
 use super::error::{Error, one_line};
-use super::object::{Attributes, EntryKind, Seal, SealedObject};
+use super::meaning::Form;
+use super::object::{Attributes, Content, EntryKind, Seal, SealedObject};
 use super::secret::SecretKey;
 use super::volume::{self, Listing, Shape};
 use super::xattr::xattrs;
@@ -139,13 +140,31 @@ pub struct Context {
     pub secret_key: Option<Arc<SecretKey>>,
     /// Whether a directory is to be taken as a volume; `None`: by its shape.
     pub volume: Option<bool>,
+    /// In which forms content is to be read.
+    pub forms: Vec<Form>,
 }
 
 impl Context {
     /// As this sealed object needs it.
     #[must_use]
     pub fn for_sealed(&self, sealed: &SealedObject) -> Self {
-        Self { volume: Some(matches!(sealed.seal, Seal::Volume { .. })), ..self.clone() }
+        let mut forms = Vec::new();
+        let mut ask = |content: &Content| {
+            if let Content::Meaning(meaning) = content
+                && !forms.contains(&meaning.form())
+            {
+                forms.push(meaning.form());
+            }
+        };
+        match &sealed.seal {
+            Seal::File { content, .. } => ask(content),
+            Seal::Volume { entries } => {
+                entries.iter().filter_map(|entry| entry.file.as_ref()).for_each(|(_, content)| ask(content));
+            }
+            _ => {}
+        }
+        let volume = Some(matches!(sealed.seal, Seal::Volume { .. }));
+        Self { secret_key: self.secret_key.clone(), volume, forms }
     }
 }
 

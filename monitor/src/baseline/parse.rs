@@ -5,6 +5,7 @@
 //! of all of them, and what stays in memory is not scattered between the pieces of one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,15 +14,17 @@ use sha2::{Digest as _, Sha256};
 
 use super::dsse::MAX_PAYLOAD;
 use super::error::Error;
-use super::object::{SealedObject, Writer};
+use super::object::{PodWriter, SealedObject, Writer};
 use super::statement::{
     Baseline, MAX_OBJECTS, MAX_WRITERS, PREDICATE_TYPE, STATEMENT_TYPE, Scope, Subject, Unresolved, Validity,
     WireWriter, is_name, is_statement_type, place_of, transition,
 };
-use super::wire::{Shared, WireObject, to_sealed};
+use super::wire::{Shared, WireObject, is_dns, to_sealed};
 
 /// Longest transition: a week.
 const MAX_TRANSITION: u64 = 7 * 24 * 3600;
+/// Most containers of a writer inside pods.
+const MAX_CONTAINERS: usize = 16;
 const WHAT: &str = "bad statement";
 
 /// A statement without its objects. Fields as in [`super::statement::Statement`].
@@ -174,7 +177,18 @@ fn writers(wire: Vec<WireWriter>) -> Result<Vec<Writer>, Error> {
         if !super::wire::is_plain_path(&writer.exe) {
             return Err(bad("exe", "an absolute path without `.`, `..` or empty components"));
         }
-        writers.push(Writer::Executable { name: writer.name, exe: writer.exe, sha256 });
+        let WireWriter { containers, exe, name, namespace, .. } = writer;
+        if containers.len() > MAX_CONTAINERS || !containers.iter().all(|name| is_dns(name)) {
+            return Err(bad("containers", "at most 16 names of containers"));
+        }
+        if namespace.as_ref().is_some_and(|namespace| containers.is_empty() || !is_dns(namespace)) {
+            return Err(bad("namespace", "the name of a namespace, beside containers"));
+        }
+        writers.push(if containers.is_empty() {
+            Writer::Executable { name, exe, sha256 }
+        } else {
+            Writer::InPod(Arc::new(PodWriter { name, exe, sha256, containers, namespace }))
+        });
     }
     Ok(writers)
 }

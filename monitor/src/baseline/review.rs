@@ -131,9 +131,16 @@ fn terms(baseline: &Baseline) -> Fields {
     put("validity.notBefore".into(), baseline.validity.not_before.map(|at| at.to_string()));
     put("validity.notAfter".into(), baseline.validity.not_after.map(|at| at.to_string()));
     for writer in &*baseline.writers {
-        if let Writer::Executable { name, exe, sha256 } = writer {
-            put(format!("writers.{name}"), Some(format!("{exe} sha256:{}", hex::encode(sha256))));
-        }
+        let (name, exe, sha256, place) = match writer {
+            Writer::Kubelet => continue,
+            Writer::Executable { name, exe, sha256 } => (name, exe, sha256, String::new()),
+            Writer::InPod(of) => {
+                let namespace = of.namespace.iter().map(|namespace| format!(" of namespace {namespace}"));
+                let place = format!(" in {}{}", of.containers.join(", "), namespace.collect::<String>());
+                (&of.name, &of.exe, &of.sha256, place)
+            }
+        };
+        put(format!("writers.{name}"), Some(format!("{exe} sha256:{}{place}", hex::encode(sha256))));
     }
     for unresolved in &baseline.unresolved {
         out.insert(format!("not sealed: {}", unresolved.place), unresolved.reason.clone());

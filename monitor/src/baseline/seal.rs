@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::advice::{Advice, Advisor};
 use super::content::FoundContent;
 use super::error::Error;
 use super::identity::{self, Identity};
+use super::meaning::Form;
 use super::object::{Attributes, EntryKind, Publish, Writer};
 use super::observe::{Context, Found, FoundKind, ObserveError, Root, observe};
 use super::secret::{self, SecretKey};
 use super::statement::{MAX_OBJECTS, Predicate, Scope, Statement, Validity, WireWriter, is_name};
-use super::wire::{Unique, WireEntry, WireIdentity, WireObject, WireType};
+use super::wire::{Unique, WireEntry, WireIdentity, WireMeaning, WireObject, WireType};
 use crate::model::{Class, HostPath};
+use crate::profile::{Layout, Profiles};
 
 /// Files that hold roots, beside a certificate: Istio, cert-manager and istio-csr, Linkerd, GKE.
 const ROOT_FILES: [&[u8]; 4] = [b"root-cert.pem", b"ca.crt", b"ca-bundle.crt", b"ca_certificates.pem"];
@@ -40,7 +43,7 @@ pub struct Options {
     pub name: String,
     /// Its revision, from 1.
     pub revision: u64,
-    /// Class of everything; `None`: tokens are rotated, the rest is sealed.
+    /// Class of everything; `None`: as profiles say; beyond them, tokens are rotated and the rest is sealed.
     pub class: Option<Class>,
     /// Whether a publish may reach a running pod.
     pub publish: Publish,
@@ -54,6 +57,10 @@ pub struct Options {
     pub source_commit: Option<String>,
     /// The cluster's key for secrets.
     pub secret_key: Option<Arc<SecretKey>>,
+    /// What advises on class and writers of what a mesh has.
+    pub profiles: Arc<Profiles>,
+    /// Where kubelet and runtime keep their files.
+    pub layout: Layout,
     /// Leave out, with a note, what cannot be sealed, instead of failing.
     pub skip_unsealable: bool,
 }
@@ -70,6 +77,8 @@ impl Default for Options {
             transition: Duration::from_secs(1800),
             source_commit: None,
             secret_key: None,
+            profiles: Arc::clone(Profiles::built_in()),
+            layout: Layout::default(),
             skip_unsealable: false,
         }
     }
@@ -100,7 +109,8 @@ pub fn statement_for(root: &Root, paths: &[HostPath], options: &Options) -> Resu
     if options.revision == 0 {
         return Err(Error::new("cannot seal", "revision", "1 or more"));
     }
-    let mut sealer = Sealer { root, options, objects: BTreeMap::new(), notes: Vec::new() };
+    let advisor = Advisor::new(root, &options.profiles, &options.layout);
+    let mut sealer = Sealer { root, options, advisor, objects: BTreeMap::new(), notes: Vec::new() };
     for path in paths {
         if !super::wire::is_plain_path(path) {
             return Err(Error::new(
@@ -118,7 +128,7 @@ pub fn statement_for(root: &Root, paths: &[HostPath], options: &Options) -> Resu
         validity: options.validity.clone(),
         transition: options.transition.as_secs(),
         source_commit: options.source_commit.clone(),
-        writers: Vec::new(),
+        writers: sealer.advisor.writers,
         unresolved: Vec::new(),
         objects: sealer.objects.into_values().collect(),
     })?;
@@ -136,12 +146,19 @@ pub fn writer_for(root: &Root, name: &str, exe: &HostPath) -> Result<WireWriter,
     }
     let found = observe(root, exe, &Context::default()).map_err(|e| bad(&e.to_string()))?;
     let FoundKind::File { content, .. } = found.kind else { return Err(bad("an executable file")) };
-    Ok(WireWriter { exe: exe.clone(), name: name.into(), sha256: hex::encode(content.sha256) })
+    Ok(WireWriter {
+        containers: Vec::new(),
+        exe: exe.clone(),
+        name: name.into(),
+        namespace: None,
+        sha256: hex::encode(content.sha256),
+    })
 }
 
 struct Sealer<'s> {
     root: &'s Root,
     options: &'s Options,
+    advisor: Advisor<'s>,
     objects: BTreeMap<HostPath, WireObject>,
     notes: Vec<String>,
 }
@@ -154,6 +171,7 @@ struct Sealed {
     hmac: Option<String>,
     public_key: Option<String>,
     identity: Option<WireIdentity>,
+    meaning: Option<WireMeaning>,
     size: Option<u64>,
 }
 
@@ -193,7 +211,11 @@ impl SealedBytes {
 
 impl Sealer<'_> {
     fn tree(&mut self, top: &HostPath) -> Result<(), Error> {
-        let context = Context { secret_key: self.options.secret_key.clone(), volume: None };
+        let secret_key = self.options.secret_key.clone();
+        // Which of them a file is sealed by is known once it is known what it is; only small files are read so.
+        let forms = vec![Form::Pem, Form::Cni, Form::Json, Form::Yaml];
+        let plain = Context { secret_key, ..Context::default() };
+        let context = Context { forms, ..plain.clone() };
         let mut queue = vec![top.clone()];
         while let Some(path) = queue.pop() {
             if self.objects.contains_key(&path) {
@@ -202,8 +224,9 @@ impl Sealer<'_> {
             if self.objects.len() >= MAX_OBJECTS {
                 return Err(Error::new("cannot seal", top, format!("at most {MAX_OBJECTS} objects")));
             }
-            let object = observe(self.root, &path, &context).map_err(|e| cannot_observe(&path, &e)).and_then(
-                |found| {
+            let context = if self.advised(&path) { &context } else { &plain };
+            let object =
+                observe(self.root, &path, context).map_err(|e| cannot_observe(&path, &e)).and_then(|found| {
                     if let FoundKind::Directory { names } = &found.kind {
                         let plain = names.iter().filter(|(_, kind)| {
                             matches!(kind, EntryKind::File | EntryKind::Directory | EntryKind::Symlink)
@@ -211,8 +234,7 @@ impl Sealer<'_> {
                         queue.extend(plain.map(|(name, _)| path.join(name)));
                     }
                     self.object(found, path == *top)
-                },
-            );
+                });
             match object {
                 Ok(object) => {
                     self.objects.insert(path, object);
@@ -227,6 +249,7 @@ impl Sealer<'_> {
     fn object(&mut self, found: Found, asked_for: bool) -> Result<WireObject, Error> {
         let Found { path, attributes, kind, .. } = found;
         let (mode, xattrs) = wire_attributes(&attributes);
+        let advice = self.advice(&path);
         let class = match self.options.class {
             Some(class @ (Class::Generated | Class::Opaque)) => class,
             _ => Class::Sealed,
@@ -238,12 +261,13 @@ impl Sealer<'_> {
             hmac: None,
             identity: None,
             image: None,
+            meaning: None,
             mode,
             mounts: Vec::new(),
             names: None,
             path: path.clone(),
             public_key: None,
-            publish: self.options.publish,
+            publish: self.publish(advice.as_ref()),
             sha256: None,
             size: None,
             target: None,
@@ -253,14 +277,19 @@ impl Sealer<'_> {
             writers: Vec::new(),
             xattrs,
         };
+        let published = is_published(&path);
+        object.writers = advice.as_ref().map_or_else(Vec::new, |advice| advice.writers.clone());
+        object.writers.retain(|name| name != Writer::KUBELET);
         match kind {
             FoundKind::File { size, content } => {
-                let sealed = self.content(&path, size, &content, asked_for)?;
+                let advice = advice.map(|advice| (advice, !object.writers.is_empty()));
+                let sealed = self.content(&path, size, &content, (advice, asked_for))?;
                 object.class = sealed.class;
                 object.sha256 = sealed.sha256;
                 object.hmac = sealed.hmac;
                 object.public_key = sealed.public_key;
                 object.identity = sealed.identity;
+                object.meaning = sealed.meaning;
                 object.size = sealed.size;
             }
             FoundKind::Symlink { target } => {
@@ -283,10 +312,10 @@ impl Sealer<'_> {
                 object.kind = WireType::Volume;
                 let mut files = BTreeMap::new();
                 for (logical, entry) in entries {
-                    files.insert(text(&logical), self.entry(&path, &logical, entry)?);
+                    files.insert(text(&logical), self.entry((&path, published), &logical, entry)?);
                 }
                 object.files = Some(Unique(files));
-                if is_published(&path) {
+                if published {
                     object.writers = vec![Writer::KUBELET.into()];
                 }
             }
@@ -304,12 +333,37 @@ impl Sealer<'_> {
         Ok(object)
     }
 
-    fn entry(&mut self, volume: &HostPath, logical: &[u8], found: Found) -> Result<WireEntry, Error> {
+    /// What profiles say of a path, unless everything is to be of one class.
+    fn advice(&mut self, path: &HostPath) -> Option<Advice> {
+        if self.options.class.is_some() { None } else { self.advisor.on(path) }
+    }
+
+    /// Whether what it means may be sealed, of this or of what is in it.
+    fn advised(&mut self, path: &HostPath) -> bool {
+        self.advice(path).is_some_and(|advice| advice.form.is_some()) || is_published(path)
+    }
+
+    /// As it was asked for, or stricter.
+    fn publish(&self, advice: Option<&Advice>) -> Publish {
+        match advice {
+            Some(advice) if advice.publish == Publish::Redeploy => Publish::Redeploy,
+            _ => self.options.publish,
+        }
+    }
+
+    fn entry(
+        &mut self,
+        (volume, published): (&HostPath, bool),
+        logical: &[u8],
+        found: Found,
+    ) -> Result<WireEntry, Error> {
         let (mode, xattrs) = wire_attributes(&found.attributes);
         let (kind, sealed) = match found.kind {
             FoundKind::File { size, content } => {
                 // By its visible path: that is the one that stays.
-                (WireType::File, self.content(&volume.join(logical), size, &content, false)?)
+                let path = volume.join(logical);
+                let advice = self.advice(&path).map(|advice| (advice, published));
+                (WireType::File, self.content(&path, size, &content, (advice, false))?)
             }
             _ => (WireType::Directory, Sealed::default()),
         };
@@ -318,6 +372,7 @@ impl Sealer<'_> {
             gid: found.attributes.gid,
             hmac: sealed.hmac,
             identity: sealed.identity,
+            meaning: sealed.meaning,
             mode,
             public_key: sealed.public_key,
             sha256: sealed.sha256,
@@ -334,16 +389,22 @@ impl Sealer<'_> {
         path: &HostPath,
         size: u64,
         content: &FoundContent,
-        asked_for: bool,
+        (advice, asked_for): (Option<(Advice, bool)>, bool),
     ) -> Result<Sealed, Error> {
         let token = matches!(content.identity.as_deref(), Ok(Identity::Token { .. }));
-        let class = match self.options.class {
-            Some(class) => class,
-            None if token => Class::Rotated,
-            None => Class::Sealed,
+        let class = match (self.options.class, &advice) {
+            (Some(class), _) => class,
+            (None, _) if token => Class::Rotated,
+            (None, Some((advice, _))) => advice.class,
+            (None, None) => Class::Sealed,
         };
+        let proven = advice.as_ref().is_some_and(|(_, proven)| *proven);
         let class = match class {
             Class::Opaque => return Ok(Sealed { class: Class::Opaque, ..Sealed::default() }),
+            // Its writer makes it anew at each start: what is sealed is who that is.
+            Class::Generated if proven => {
+                return Ok(Sealed { class: Class::Generated, ..Sealed::default() });
+            }
             Class::Rotated => {
                 if let Some(identity) = self.identity(path, content) {
                     return Ok(Sealed {
@@ -358,7 +419,11 @@ impl Sealer<'_> {
                     ));
                     return Ok(Sealed { class: Class::Opaque, ..Sealed::default() });
                 }
-                if asked_for {
+                if proven {
+                    // Labels of the pod, a kubeconfig: nothing in it stays, but who writes it.
+                    return Ok(Sealed { class: Class::Opaque, ..Sealed::default() });
+                }
+                if asked_for && advice.is_none() {
                     return Err(Error::new(
                         "cannot seal as rotated",
                         path,
@@ -369,6 +434,19 @@ impl Sealer<'_> {
             }
             class => class,
         };
+        let form = advice.as_ref().and_then(|(advice, _)| advice.form).filter(|_| class == Class::Sealed);
+        let secret = content.secret || content.public_key.is_some() || secret::is_secret_path(path);
+        if let Some(form) = form.filter(|_| !secret) {
+            match content.meaning(form) {
+                Ok(meaning) => {
+                    return Ok(Sealed { class, meaning: Some(meaning.into()), ..Sealed::default() });
+                }
+                Err(reason) => {
+                    self.notes
+                        .push(format!("{path}: sealed by its bytes, not as {}: {reason}", form.as_str()));
+                }
+            }
+        }
         let mut sealed = Sealed { class, size: Some(size), ..Sealed::default() };
         if let Some(digest) = content.public_key {
             sealed.public_key = Some(hex::encode(digest));

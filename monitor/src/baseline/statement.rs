@@ -166,10 +166,16 @@ impl Validity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WireWriter {
+    /// Names of containers: the writer is the first process of such a container, in the pod whose file it writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<String>,
     /// Path as its own mount namespace names it.
     pub exe: HostPath,
     /// What objects call it.
     pub name: String,
+    /// Namespace of its pods: files of the host, and of other pods, are its to write too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Hex SHA-256 of the executable.
     pub sha256: String,
 }

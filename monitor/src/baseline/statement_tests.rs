@@ -66,7 +66,7 @@ fn each_bad_object_names_its_field() {
         ("mode", json!("0999"), "predicate.objects[0].mode: octal digits, at most 07777"),
         ("mode", json!("17777"), "predicate.objects[0].mode: octal digits, at most 07777"),
         ("sha256", json!("0"), "predicate.objects[0].sha256: 64 hex digits"),
-        ("hmac", json!(hex), "predicate.objects[0]: one of sha256, hmac, publicKey, identity"),
+        ("hmac", json!(hex), "predicate.objects[0]: one of sha256, hmac, publicKey, identity, meaning"),
         ("names", json!({}), "predicate.objects[0].names: another type of object"),
         ("target", json!("/x"), "predicate.objects[0].target: another type of object"),
         (

@@ -39,6 +39,7 @@ fn link(path: &str, target: &str) -> WireObject {
         gid: 0,
         hmac: None,
         identity: None,
+        meaning: None,
         image: None,
         mode: "0777".into(),
         mounts: Vec::new(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::anchor::{Anchor, Image, Workload, WorkloadKind};
 use super::error::Error;
 use super::identity::SealedIdentity;
+use super::meaning::{Chain, Form, Meaning, Plugin};
 use super::object::{
     Attributes, Content, Digest, EntryKind, MountedAt, Publish, Seal, SealedObject, VolumeEntry, Writer,
     XATTR_INLINE, XattrValue,
@@ -56,6 +57,9 @@ pub struct WireObject {
     /// The path is one in the containers of this image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<WireImage>,
+    /// Of a file that is compared by what it means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meaning: Option<WireMeaning>,
     /// Octal.
     pub mode: String,
     /// Where containers see it.
@@ -111,6 +115,9 @@ pub struct WireEntry {
     /// As in [`WireObject`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<WireIdentity>,
+    /// As in [`WireObject`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meaning: Option<WireMeaning>,
     /// Octal.
     pub mode: String,
     /// As in [`WireObject`].
@@ -187,6 +194,81 @@ pub enum WireIdentity {
         /// `URI:...`, `DNS:...`.
         sans: BTreeSet<String>,
     },
+}
+
+/// What content means, as text. Fields are sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "form", rename_all = "lowercase", deny_unknown_fields)]
+pub enum WireMeaning {
+    /// A bundle of certificates.
+    Pem {
+        /// Hex SHA-256 of the DER of each.
+        hashes: BTreeSet<String>,
+    },
+    /// A chain of CNI plugins.
+    Cni {
+        /// In order.
+        plugins: Vec<Plugin>,
+        /// Hex SHA-256 of all but the plugins.
+        rest: String,
+    },
+    /// A JSON value.
+    Json {
+        /// Hex SHA-256 of it as canonical JSON.
+        sha256: String,
+    },
+    /// A YAML value.
+    Yaml {
+        /// Hex SHA-256 of it as canonical JSON.
+        sha256: String,
+    },
+}
+
+impl From<&Meaning> for WireMeaning {
+    fn from(meaning: &Meaning) -> Self {
+        match meaning {
+            Meaning::Pem(set) => Self::Pem { hashes: set.iter().map(hex::encode).collect() },
+            Meaning::Cni(chain) => {
+                Self::Cni { plugins: chain.plugins.clone(), rest: hex::encode(chain.rest) }
+            }
+            Meaning::Value(Form::Yaml, value) => Self::Yaml { sha256: hex::encode(value) },
+            Meaning::Value(_, value) => Self::Json { sha256: hex::encode(value) },
+        }
+    }
+}
+
+impl WireMeaning {
+    fn to_meaning(self, place: &str) -> Result<Meaning, Error> {
+        let bad = |field: &str, expected: &str| {
+            Error::new("bad statement", format!("{place}.meaning.{field}"), expected)
+        };
+        let read = |field: &str, text: &str| digest(text).ok_or_else(|| bad(field, "64 hex digits"));
+        Ok(match self {
+            Self::Pem { hashes } => {
+                let set: BTreeSet<Digest> =
+                    hashes.iter().map(|hash| read("hashes", hash)).collect::<Result<_, _>>()?;
+                if set.is_empty() {
+                    return Err(bad("hashes", "one at least"));
+                }
+                Meaning::Pem(set)
+            }
+            Self::Cni { plugins, rest } => {
+                let named = |plugin: &Plugin| (1..=255).contains(&plugin.kind.len());
+                if plugins.len() > 64 || !plugins.iter().all(named) {
+                    return Err(bad("plugins", "at most 64, each with a type of 1 to 255 bytes"));
+                }
+                for plugin in &plugins {
+                    let hash = read("plugins.sha256", &plugin.sha256)?;
+                    if plugin.sha256 != hex::encode(hash) {
+                        return Err(bad("plugins.sha256", "hex digits in lower case"));
+                    }
+                }
+                Meaning::Cni(Chain { plugins, rest: read("rest", &rest)? })
+            }
+            Self::Json { sha256 } => Meaning::Value(Form::Json, read("sha256", &sha256)?),
+            Self::Yaml { sha256 } => Meaning::Value(Form::Yaml, read("sha256", &sha256)?),
+        })
+    }
 }
 
 /// A map that refuses a key that comes twice, instead of taking the last.
@@ -345,6 +427,7 @@ pub(super) fn to_sealed(
         hmac: wire.hmac,
         public_key: wire.public_key,
         identity: wire.identity,
+        meaning: wire.meaning,
         size: wire.size,
     };
     if wire.kind != WireType::File && !seals.is_empty() {
@@ -429,6 +512,7 @@ fn entries(files: Unique<WireEntry>, place: &str) -> Result<Box<[VolumeEntry]>, 
             hmac: wire.hmac,
             public_key: wire.public_key,
             identity: wire.identity,
+            meaning: wire.meaning,
             size: wire.size,
         };
         if wire.source.as_ref().is_some_and(|source| source.len() > 1024) {
@@ -463,6 +547,7 @@ struct Seals {
     hmac: Option<String>,
     public_key: Option<String>,
     identity: Option<WireIdentity>,
+    meaning: Option<WireMeaning>,
     size: Option<u64>,
 }
 
@@ -472,6 +557,7 @@ impl Seals {
             && self.hmac.is_none()
             && self.public_key.is_none()
             && self.identity.is_none()
+            && self.meaning.is_none()
             && self.size.is_none()
     }
 
@@ -479,9 +565,10 @@ impl Seals {
         let bad =
             |field: &str, expected: &str| Error::new("bad statement", format!("{place}{field}"), expected);
         let given = [&self.sha256, &self.hmac, &self.public_key].iter().filter(|seal| seal.is_some()).count()
-            + usize::from(self.identity.is_some());
+            + usize::from(self.identity.is_some())
+            + usize::from(self.meaning.is_some());
         if given > 1 {
-            return Err(bad("", "one of sha256, hmac, publicKey, identity"));
+            return Err(bad("", "one of sha256, hmac, publicKey, identity, meaning"));
         }
         let read = |field: &str, text: &str| digest(text).ok_or_else(|| bad(field, "64 hex digits"));
         let content = if let Some(text) = &self.sha256 {
@@ -492,6 +579,8 @@ impl Seals {
             Content::PublicKey(read(".publicKey", text)?)
         } else if let Some(identity) = self.identity {
             Content::Identity(Arc::new(sealed_identity(identity, place)?))
+        } else if let Some(meaning) = self.meaning {
+            Content::Meaning(Arc::new(meaning.to_meaning(place)?))
         } else {
             Content::Any
         };
@@ -507,7 +596,8 @@ impl Seals {
                 "sealed with a digest, generated with or without, rotated with identity, opaque with neither",
             ));
         }
-        if self.size.is_some() == matches!(content, Content::Any | Content::Identity(_)) {
+        let sized = !matches!(content, Content::Any | Content::Identity(_) | Content::Meaning(_));
+        if self.size.is_some() != sized {
             return Err(bad(".size", "a size beside a digest, and only there"));
         }
         Ok((self.size, content))

@@ -12,7 +12,9 @@ use crate::baseline::seal::{Options, Proposal, statement_for};
 use crate::baseline::secret::SecretKey;
 use crate::baseline::statement::{NodeSelector, Scope, is_name, parse};
 use crate::baseline::{Error, Root};
+use crate::inventory::mesh::CniDirs;
 use crate::model::HostPath;
+use crate::profile::{Layout, Profiles};
 use crate::status::StatusReport;
 
 #[derive(Debug, clap::Args)]
@@ -31,6 +33,9 @@ pub(super) struct Args {
     /// The cluster's key, under which secrets are sealed; without it they are left out, and listed.
     #[arg(long, value_name = "FILE")]
     secret_key: Option<PathBuf>,
+    /// Profiles beside or instead of the built-in ones: files, or directories of *.yaml.
+    #[arg(long = "profiles", value_name = "FILE")]
+    profiles: Vec<PathBuf>,
     /// The statement; - for stdout.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -59,6 +64,8 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
         revision: args.revision,
         scope: Scope { cluster: None, nodes: Some(NodeSelector { names, ..NodeSelector::default() }) },
         secret_key,
+        profiles: Arc::new(Profiles::with(&args.profiles)?),
+        layout: Layout { cni: CniDirs::find(&at), ..Layout::default() },
         skip_unsealable: true,
         ..Options::default()
     };

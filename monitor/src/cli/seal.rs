@@ -13,8 +13,10 @@ use crate::baseline::statement::{Statement, Validity};
 use crate::baseline::{Error, Root, write_atomic};
 use crate::config::units;
 use crate::image::{self, glob::Glob, layout::Platform};
+use crate::inventory::mesh::CniDirs;
 use crate::manifest::{self, Manifests};
 use crate::model::{Class, HostPath, Time};
+use crate::profile::{Layout, ProfileError, Profiles};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -73,6 +75,9 @@ pub(super) struct Args {
     /// The cluster's key, under which secrets are sealed.
     #[arg(long, value_name = "FILE")]
     secret_key: Option<PathBuf>,
+    /// Profiles beside or instead of the built-in ones: files, or directories of *.yaml.
+    #[arg(long = "profiles", value_name = "FILE")]
+    profiles: Vec<PathBuf>,
     /// The statement.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -93,6 +98,13 @@ fn publish(text: &str) -> Result<Publish, String> {
         "in-place" => Ok(Publish::InPlace),
         "redeploy" => Ok(Publish::Redeploy),
         _ => Err("expected in-place or redeploy".into()),
+    }
+}
+
+impl From<ProfileError> for Failure {
+    fn from(error: ProfileError) -> Self {
+        let place = error.place();
+        Self::new("profile", place, error.message)
     }
 }
 
@@ -121,6 +133,8 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
         transition: args.transition,
         source_commit: args.source_commit.clone(),
         secret_key,
+        profiles: Arc::new(Profiles::with(&args.profiles)?),
+        layout: Layout { cni: CniDirs::find(&args.root), ..Layout::default() },
         ..Options::default()
     };
     let mut proposal = statement_for(&root, &paths, &options)?;

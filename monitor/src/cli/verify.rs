@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args, wanted: Wanted) -> Result<ExitCode, Failure> {
     interrupt::stops(&progress);
     let bytes = baseline.objects.iter().map(verify::size).sum();
     let line = Line::show(&progress, baseline.objects.len(), bytes);
-    let context = Context { secret_key, volume: None };
+    let context = Context { secret_key, ..Context::default() };
     let outcome = verify_with(&root, &baseline.objects, &context, &progress);
     drop(line);
     if progress.stop.load(Ordering::Relaxed) && outcome.looked_at < baseline.objects.len() {

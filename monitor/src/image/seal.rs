@@ -157,6 +157,7 @@ fn object(image: &WireImage, path: &[u8], inode: &Inode) -> Result<WireObject, &
         gid: inode.meta.gid,
         hmac: None,
         identity: None,
+        meaning: None,
         image: Some(image.clone()),
         mode: format!("{:04o}", inode.meta.mode),
         mounts: Vec::new(),

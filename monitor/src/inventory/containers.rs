@@ -76,6 +76,28 @@ pub fn read(root: &Root) -> Vec<NodeContainer> {
     containers
 }
 
+/// The container of that id.
+#[must_use]
+pub fn find(root: &Root, id: &str) -> Option<NodeContainer> {
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    BUNDLES.iter().find_map(|(dir, below)| {
+        let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
+        container(id, &bundle, &root.read(&bundle.join(b"config.json"), CONFIG_MAX).ok()?)
+    })
+}
+
+/// The process a container was started with, as its runtime noted it beside its configuration (containerd: `init.pid`;
+/// CRI-O: `pidfile`).
+#[must_use]
+pub fn first_pid(root: &Root, container: &NodeContainer) -> Option<u32> {
+    let bundle = container.config.parent()?;
+    let text =
+        ["init.pid", "pidfile"].iter().find_map(|name| root.read(&bundle.join(name.as_bytes()), 32).ok())?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
 fn container(id: &str, bundle: &HostPath, text: &[u8]) -> Option<NodeContainer> {
     let config: Config = serde_json::from_slice(text).ok()?;
     let noted = |names: [&str; 2]| names.iter().find_map(|name| config.annotations.get(*name)).cloned();

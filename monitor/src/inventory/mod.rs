@@ -3,6 +3,7 @@
 
 pub mod containers;
 pub mod handles;
+pub mod in_pod;
 pub mod inodes;
 pub mod mesh;
 pub mod mounts;

@@ -119,17 +119,17 @@ impl Judge {
     /// Acts of lawful writers of this unit, and all others.
     fn split<'a>(&self, unit: &Unit, acts: &'a Acts) -> (Vec<&'a Act>, Vec<&'a Act>) {
         let writers = writers_of(unit);
-        acts.iter().partition(|act| self.is_lawful(act, &writers))
+        acts.iter().partition(|act| self.is_lawful(act, &writers, &unit.object.path))
     }
 
     /// A lawful writer of this unit acted.
     pub(super) fn is_lawful_here(&self, unit: &Unit, act: &Act) -> bool {
-        self.is_lawful(act, &writers_of(unit))
+        self.is_lawful(act, &writers_of(unit), &unit.object.path)
     }
 
-    fn is_lawful(&self, act: &Act, writers: &[Writer]) -> bool {
+    fn is_lawful(&self, act: &Act, writers: &[Writer], object: &HostPath) -> bool {
         let Ok(actor) = &act.actor else { return false };
-        writers.iter().any(|writer| self.world.lawful(actor, writer) == Lawful::Yes)
+        writers.iter().any(|writer| self.world.lawful(actor, writer, object) == Lawful::Yes)
     }
 
     /// It was taken away by the kubelet, with the pod it belongs to.
@@ -137,7 +137,7 @@ impl Judge {
         let mut away = acts.iter().filter(|act| act.touches_names() && !act.denied).peekable();
         away.peek().is_some()
             && self.world.target(&unit.object.path).is_some()
-            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet]))
+            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet], &unit.object.path))
     }
 
     fn verdict<'a>(
@@ -198,7 +198,15 @@ impl Judge {
             .verdict(),
             Seal::Directory { names: Some(_) } => {
                 let around = Around { units: &self.units, unit };
-                directory(&object, unit.seen.as_ref(), found, &look.differences, all, &around)
+                let mut verdict =
+                    directory(&object, unit.seen.as_ref(), found, &look.differences, all, &around);
+                // A lawful writer may put a file beside the one it renames it onto, and take it away again.
+                verdict.findings.retain(|finding| {
+                    finding.kind != ViolationKind::Unexpected
+                        || finding.standing
+                        || !finding.act.as_ref().is_some_and(|act| self.is_lawful_here(unit, act))
+                });
+                verdict
             }
             _ => {
                 let mut verdict = if unlawful.is_empty() && !lawful.is_empty() && look.differences.is_empty()
@@ -217,13 +225,14 @@ impl Judge {
     /// What the class of an object allows.
     fn by_class(&self, unit: &Unit, look: &Look, verdict: &mut Verdict) {
         match unit.object.class {
-            Class::Sealed | Class::Generated => {}
+            Class::Sealed => {}
             Class::Opaque => {
                 use ViolationKind as V;
                 verdict.findings.retain(|f| !matches!(f.kind, V::Reverted | V::Content));
                 verdict.attempts.clear();
             }
-            Class::Rotated => {
+            // Where no hash is sealed, a change tells by who made it.
+            Class::Generated | Class::Rotated => {
                 let changed = unit.content.is_some() && unit.content != look.content;
                 for finding in
                     verdict.findings.iter_mut().filter(|f| f.kind == ViolationKind::Reverted && changed)
@@ -249,7 +258,7 @@ impl Judge {
             let coming = verdict.attempts.iter().any(may_still_come);
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
         }
-        if unit.is_volume() && unlawful.is_empty() && !lawful.is_empty() {
+        if unlawful.is_empty() && !lawful.is_empty() {
             return (unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER);
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {

@@ -128,9 +128,10 @@ impl<N: Neighbours> Names<'_, N> {
                 difference.expected.clone(),
                 difference.actual.clone(),
             );
-            finding.detail = act
-                .filter(|act| act.operation == Operation::Rename && act.path != path)
-                .map(|act| format!("moved here from {}", act.path));
+            let moved = act.filter(|act| act.operation == Operation::Rename && act.path != path);
+            let moved = moved.map(|act| format!("moved here from {}", act.path));
+            let said: Vec<String> = moved.into_iter().chain(difference.detail.clone()).collect();
+            finding.detail = (!said.is_empty()).then(|| said.join("; "));
             return Some(finding);
         }
         let kind = if is_there { ViolationKind::Replaced } else { ViolationKind::Removed };

@@ -67,7 +67,7 @@ struct FakeWorld(Mutex<Arc<MeshFiles>>);
 
 impl World for FakeWorld {
     fn enrich(&self, _: &mut Actor) {}
-    fn lawful(&self, actor: &Actor, writer: &Writer) -> Lawful {
+    fn lawful(&self, actor: &Actor, writer: &Writer, _: &HostPath) -> Lawful {
         if actor.comm == writer.name() { Lawful::Yes } else { Lawful::No("another process".to_owned()) }
     }
     fn declare(&self, _: &[Writer]) {}

@@ -40,8 +40,8 @@ pub trait World: Send + Sync + std::fmt::Debug {
     /// Completes an actor: cgroup, container, pod, hash of the executable.
     fn enrich(&self, actor: &mut Actor);
 
-    /// Whether `actor` is the lawful writer `writer`.
-    fn lawful(&self, actor: &Actor, writer: &Writer) -> Lawful;
+    /// Whether `actor` is the lawful writer `writer` of an object.
+    fn lawful(&self, actor: &Actor, writer: &Writer, object: &HostPath) -> Lawful;
 
     /// Takes note of the writers that baselines declare.
     fn declare(&self, writers: &[Writer]);

@@ -1,0 +1,334 @@
+//! What profiles advise on a path that is being sealed: its class, and who may write it.
+//!
+//! Advice goes into the statement, where a reviewer sees it and a key signs it; the agent itself asks no profile what is
+//! lawful.
+
+use std::collections::BTreeMap;
+
+use super::meaning::Form;
+use super::object::{EntryKind, Publish, Writer};
+use super::observe::{Context, FoundKind, Root, observe};
+use super::statement::WireWriter;
+use crate::attribution::pods::volume_path;
+use crate::inventory::containers::{self, NodeContainer};
+use crate::model::{Class, HostPath};
+use crate::profile::{Compare, Layout, PodWriter, Profiles, Surroundings};
+
+/// Longest note of a CSI volume, in bytes.
+const NOTE_MAX: u64 = 64 << 10;
+
+/// How a path should be sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Advice {
+    pub(super) class: Class,
+    pub(super) publish: Publish,
+    /// By what it means, if not by its bytes.
+    pub(super) form: Option<Form>,
+    /// Names of proven writers, as the statement calls them.
+    pub(super) writers: Vec<String>,
+}
+
+/// Asks profiles, and looks for the writers they name on the node.
+#[derive(Debug)]
+pub(super) struct Advisor<'s> {
+    root: &'s Root,
+    profiles: &'s Profiles,
+    layout: &'s Layout,
+    containers: Option<Vec<NodeContainer>>,
+    hashes: BTreeMap<HostPath, Option<String>>,
+    /// For the statement.
+    pub(super) writers: Vec<WireWriter>,
+}
+
+impl<'s> Advisor<'s> {
+    pub(super) const fn new(root: &'s Root, profiles: &'s Profiles, layout: &'s Layout) -> Self {
+        Self { root, profiles, layout, containers: None, hashes: BTreeMap::new(), writers: Vec::new() }
+    }
+
+    /// What profiles say of a path, if anything.
+    pub(super) fn on(&mut self, path: &HostPath) -> Option<Advice> {
+        let layout = layout_for(path, self.layout);
+        let around = InRoot { root: self.root, pods: layout.kubelet_root.join(b"pods") };
+        let found = self.profiles.rule_of(path, &layout, &around)?;
+        let pod_uid = volume_path(path, &layout.kubelet_root).map(|at| at.pod_uid);
+        let (profile, rule) = (found.profile, found.rule);
+        let writers: Vec<String> = rule
+            .writers
+            .iter()
+            .filter_map(|name| {
+                if name == Writer::KUBELET {
+                    return Some(name.clone());
+                }
+                let writer = profile.writers.iter().find(|writer| writer.name == *name)?;
+                self.writer(writer, pod_uid.as_deref())
+            })
+            .collect();
+        let form = match rule.compare {
+            Compare::Bytes => None,
+            Compare::Pem => Some(Form::Pem),
+            Compare::Cni => Some(Form::Cni),
+            Compare::Json => Some(Form::Json),
+            Compare::Yaml => Some(Form::Yaml),
+        };
+        Some(Advice { class: rule.class, publish: rule.publish, form, writers })
+    }
+
+    /// The name of a writer whose executable was found in a container that runs: of that pod, or for a file of the
+    /// host, of any.
+    fn writer(&mut self, writer: &PodWriter, pod_uid: Option<&str>) -> Option<String> {
+        let root = self.root;
+        let all = self.containers.get_or_insert_with(|| containers::read(root)).clone();
+        let fits = |container: &&NodeContainer| {
+            writer.containers.contains(&container.name) && pod_uid.is_none_or(|uid| container.pod_uid == uid)
+        };
+        let (container, sha256) = all.iter().filter(fits).find_map(|container| {
+            let exe = container.rootfs.join(writer.exe.as_bytes().strip_prefix(b"/")?);
+            Some((container, self.hash(&exe)?))
+        })?;
+        let namespace = match (pod_uid, &container.pod) {
+            (Some(_), _) => None,
+            (None, Some((namespace, _))) => Some(namespace.clone()),
+            (None, None) => return None,
+        };
+        let mut wire = WireWriter {
+            containers: writer.containers.clone(),
+            exe: HostPath::from(writer.exe.as_str()),
+            name: writer.name.clone(),
+            namespace,
+            sha256,
+        };
+        let same = |known: &&WireWriter| {
+            (&known.exe, &known.sha256, &known.containers, &known.namespace)
+                == (&wire.exe, &wire.sha256, &wire.containers, &wire.namespace)
+        };
+        if let Some(known) = self.writers.iter().find(same) {
+            return Some(known.name.clone());
+        }
+        if self.writers.iter().any(|known| known.name == wire.name) {
+            // Another version of it, or in another namespace.
+            wire.name = format!("{}-{}", wire.name, self.writers.len());
+        }
+        self.writers.push(wire.clone());
+        Some(wire.name)
+    }
+
+    fn hash(&mut self, exe: &HostPath) -> Option<String> {
+        if let Some(known) = self.hashes.get(exe) {
+            return known.clone();
+        }
+        let found = observe(self.root, exe, &Context::default()).ok();
+        let hash = found.and_then(|found| match found.kind {
+            FoundKind::File { content, .. } => Some(hex::encode(content.sha256)),
+            _ => None,
+        });
+        self.hashes.insert(exe.clone(), hash.clone());
+        hash
+    }
+}
+
+/// The layout in which a path lies in a pod's volume, wherever the kubelet's directory is; else as it is.
+fn layout_for(path: &HostPath, layout: &Layout) -> Layout {
+    let bytes = path.as_bytes();
+    let root =
+        memchr::memmem::find_iter(bytes, b"/pods/").map(|at| HostPath::new(&bytes[..at])).find(|root| {
+            volume_path(path, root)
+                .is_some_and(|at| crate::attribution::pods::source_kind(&at.plugin).is_some())
+        });
+    match root {
+        Some(kubelet_root) => Layout { kubelet_root, ..layout.clone() },
+        None => layout.clone(),
+    }
+}
+
+/// The kubelet's directories below a root.
+struct InRoot<'a> {
+    root: &'a Root,
+    pods: HostPath,
+}
+
+impl Surroundings for InRoot<'_> {
+    fn has_container(&self, pod_uid: &str, container: &str) -> bool {
+        let dir = self.pods.join(pod_uid.as_bytes()).join(b"containers");
+        let names = self.root.list(&dir).unwrap_or_default();
+        names.get(container.as_bytes()) == Some(&EntryKind::Directory)
+    }
+
+    fn csi_driver(&self, pod_uid: &str, volume: &str) -> Option<String> {
+        let dir = self.pods.join(pod_uid.as_bytes()).join(b"volumes/kubernetes.io~csi");
+        let note = self.root.read(&dir.join(volume.as_bytes()).join(b"vol_data.json"), NOTE_MAX).ok()?;
+        let note: serde_json::Value = serde_json::from_slice(&note).ok()?;
+        note.get("driverName")?.as_str().map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use sha2::{Digest as _, Sha256};
+
+    use crate::baseline::object::{Content, Seal, Writer};
+    use crate::baseline::seal::{Options, Proposal, statement_for};
+    use crate::baseline::statement::parse;
+    use crate::baseline::{Baseline, Root};
+    use crate::model::{Class, HostPath};
+
+    const VOLUMES: &str = "srv/kubelet/pods/u-1/volumes";
+    const BUNDLE: &str = "run/containerd/io.containerd.runtime.v2.task/k8s.io/";
+
+    /// A node with a sidecar's volumes, its kubelet where nobody expects it.
+    fn node() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        let volume = |plugin: &str, name: &str| at(VOLUMES).join(format!("kubernetes.io~{plugin}/{name}"));
+        let publish = |plugin: &str, name: &str, file: &str, text: &str| {
+            let volume = volume(plugin, name);
+            fs::create_dir_all(volume.join("..2026_01_01_00_00_00.1")).unwrap();
+            fs::write(volume.join("..2026_01_01_00_00_00.1").join(file), text).unwrap();
+            symlink("..2026_01_01_00_00_00.1", volume.join("..data")).unwrap();
+            symlink(format!("..data/{file}"), volume.join(file)).unwrap();
+        };
+        publish("downward-api", "istio-podinfo", "labels", "app=\"a\"\n");
+        publish("configmap", "custom-bootstrap-volume", "custom_bootstrap.json", "{}");
+        fs::create_dir_all(volume("empty-dir", "istio-envoy")).unwrap();
+        fs::write(volume("empty-dir", "istio-envoy").join("envoy-rev.json"), "{}").unwrap();
+        dir
+    }
+
+    fn container(dir: &tempfile::TempDir, id: char, (pod, name): (&str, &str), exe: (&str, &str)) {
+        let bundle = dir.path().join(BUNDLE).join(String::from(id).repeat(64));
+        let exe_at = bundle.join("rootfs").join(exe.0.trim_start_matches('/'));
+        fs::create_dir_all(exe_at.parent().unwrap()).unwrap();
+        fs::write(exe_at, exe.1).unwrap();
+        let config = serde_json::json!({ "root": { "path": "rootfs" }, "annotations": {
+            "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": name,
+            "io.kubernetes.cri.sandbox-uid": pod, "io.kubernetes.cri.image-name": "i",
+            "io.kubernetes.cri.sandbox-namespace": "istio-system", "io.kubernetes.cri.sandbox-name": "p" } });
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    }
+
+    fn seal(dir: &tempfile::TempDir, paths: &[&str]) -> (Proposal, Baseline) {
+        let root = Root::open(dir.path()).unwrap();
+        let paths: Vec<HostPath> = paths.iter().map(|path| HostPath::from(*path)).collect();
+        let proposal = statement_for(&root, &paths, &Options::default()).unwrap();
+        let baseline = parse(&proposal.statement.to_json().unwrap()).unwrap();
+        (proposal, baseline)
+    }
+
+    fn file(baseline: &Baseline, end: &str) -> (Class, bool, Vec<String>) {
+        let object = baseline.objects.iter().find(|object| object.path.to_string().ends_with(end)).unwrap();
+        let Seal::File { content, .. } = &object.seal else { panic!("{end} is no file") };
+        (object.class, *content == Content::Any, object.writers().to_vec())
+    }
+
+    #[test]
+    fn without_its_writer_what_is_generated_is_sealed_by_its_bytes() {
+        let dir = node();
+        let (_, baseline) = seal(&dir, &[&format!("/{VOLUMES}/kubernetes.io~empty-dir/istio-envoy")]);
+        assert_eq!(file(&baseline, "envoy-rev.json"), (Class::Generated, false, Vec::new()));
+        assert_eq!(*baseline.writers, [Writer::Kubelet]);
+    }
+
+    #[test]
+    fn with_its_writer_it_is_sealed_by_who_that_is() {
+        let dir = node();
+        container(&dir, 'a', ("u-1", "istio-proxy"), ("/usr/local/bin/pilot-agent", "agent"));
+        // Of the same name in another pod, and another container of this pod.
+        container(&dir, 'b', ("u-2", "istio-proxy"), ("/usr/local/bin/pilot-agent", "evil"));
+        container(&dir, 'c', ("u-1", "app"), ("/usr/local/bin/pilot-agent", "evil"));
+        let (_, baseline) = seal(&dir, &[&format!("/{VOLUMES}/kubernetes.io~empty-dir/istio-envoy")]);
+        assert_eq!(file(&baseline, "envoy-rev.json"), (Class::Generated, true, vec!["pilot-agent".into()]));
+        let Some(Writer::InPod(writer)) = baseline.writers.get(1) else { panic!("{:?}", baseline.writers) };
+        assert_eq!(writer.sha256, <[u8; 32]>::from(Sha256::digest(b"agent")));
+        assert_eq!((&*writer.containers, &writer.namespace), (&["istio-proxy".to_owned()][..], &None));
+        assert_eq!(writer.exe, HostPath::from("/usr/local/bin/pilot-agent"));
+        let dir_of = baseline.objects.iter().find(|object| object.path.name() == b"istio-envoy").unwrap();
+        assert_eq!(dir_of.writers(), ["pilot-agent"]);
+    }
+
+    #[test]
+    fn what_the_kubelet_renews_without_an_identity_is_opaque_and_its_own() {
+        let dir = node();
+        let (_, baseline) = seal(&dir, &[&format!("/{VOLUMES}")]);
+        let entry = |volume: &[u8], file: &[u8]| {
+            let object = baseline.objects.iter().find(|object| object.path.name() == volume).unwrap();
+            let Seal::Volume { entries } = &object.seal else { panic!("no volume") };
+            let entry = entries.iter().find(|entry| &*entry.path == file).unwrap();
+            (entry.class, object.writers().to_vec())
+        };
+        let kubelet = vec!["kubelet".to_owned()];
+        assert_eq!(entry(b"istio-podinfo", b"labels"), (Class::Opaque, kubelet.clone()));
+        assert_eq!(entry(b"custom-bootstrap-volume", b"custom_bootstrap.json"), (Class::Sealed, kubelet));
+    }
+
+    #[test]
+    fn an_installer_is_sealed_with_its_namespace() {
+        let dir = node();
+        fs::create_dir_all(dir.path().join("opt/cni/bin")).unwrap();
+        fs::write(dir.path().join("opt/cni/bin/istio-cni"), "plugin").unwrap();
+        fs::write(dir.path().join("opt/cni/bin/bridge"), "plugin").unwrap();
+        container(&dir, 'd', ("u-9", "install-cni"), ("/usr/local/bin/install-cni", "installer"));
+        container(&dir, 'e', ("u-8", "install-cni"), ("/install-cni", "kuma"));
+        let (_, baseline) = seal(&dir, &["/opt/cni/bin/istio-cni", "/opt/cni/bin/bridge"]);
+        assert_eq!(file(&baseline, "/istio-cni"), (Class::Sealed, false, vec!["istio-cni".into()]));
+        assert_eq!(file(&baseline, "/bridge"), (Class::Sealed, false, Vec::new()));
+        let Some(Writer::InPod(writer)) = baseline.writers.get(1) else { panic!("{:?}", baseline.writers) };
+        assert_eq!(writer.namespace.as_deref(), Some("istio-system"));
+        assert_eq!(baseline.writers.len(), 2);
+    }
+
+    #[test]
+    fn a_chain_is_sealed_by_its_entries_and_what_is_no_chain_by_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let net = dir.path().join("etc/cni/net.d");
+        fs::create_dir_all(&net).unwrap();
+        let chain = |plugins: &str| format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{plugins}]}}"#);
+        let (bridge, mesh) = (r#"{"type":"bridge","mtu":1}"#, r#"{"type":"istio-cni"}"#);
+        fs::write(net.join("10-x.conflist"), chain(&format!("{bridge},{mesh}"))).unwrap();
+        fs::write(net.join("README"), "no chain").unwrap();
+        let (proposal, baseline) = seal(&dir, &["/etc/cni/net.d"]);
+        assert!(proposal.notes.iter().any(|note| note.contains("README: sealed by its bytes, not as cni")));
+        let root = Root::open(dir.path()).unwrap();
+        let check = || {
+            let mut said = Vec::new();
+            for object in &*baseline.objects {
+                let (_, differences) =
+                    crate::baseline::check(&root, object, &crate::baseline::Context::default(), None)
+                        .unwrap();
+                said.extend(differences.into_iter().map(|one| {
+                    let hash = one.actual.contains_key("sha256");
+                    (object.path.name().to_vec(), one.aspect.as_str(), one.detail, hash)
+                }));
+            }
+            said
+        };
+        assert_eq!(check(), []);
+        let spaced = format!("{}\n", chain(&format!("\n  {bridge},\n  {mesh}")));
+        fs::write(net.join("10-x.conflist"), spaced).unwrap();
+        assert_eq!(check(), [], "the same by entry");
+        fs::write(net.join("10-x.conflist"), chain(bridge)).unwrap();
+        let removed =
+            "plugin istio-cni removed from the chain; pods that start from now on may bypass the mesh";
+        assert_eq!(check(), [(b"10-x.conflist".to_vec(), "content", Some(removed.to_owned()), true)]);
+        fs::write(net.join("10-x.conflist"), chain(&format!("{bridge},{mesh}"))).unwrap();
+        fs::write(net.join("00-y.conf"), bridge).unwrap();
+        let first = "sorts before 10-x.conflist: the runtime takes it instead, and pods that start from now on may bypass the mesh";
+        assert_eq!(check(), [(b"net.d".to_vec(), "names", Some(first.to_owned()), false)]);
+        fs::remove_file(net.join("00-y.conf")).unwrap();
+        fs::write(net.join("README"), "no chain ").unwrap();
+        let said = check();
+        assert_eq!((said.len(), said[0].1), (1, "content"));
+    }
+
+    #[test]
+    fn a_class_that_was_asked_for_counts() {
+        let dir = node();
+        let root = Root::open(dir.path()).unwrap();
+        let path = HostPath::from(format!("/{VOLUMES}/kubernetes.io~downward-api/istio-podinfo").as_str());
+        let options = Options { class: Some(Class::Sealed), ..Options::default() };
+        let proposal = statement_for(&root, &[path], &options).unwrap();
+        let files = proposal.statement.predicate.objects[0].files.as_ref().unwrap();
+        assert_eq!(files.0["labels"].class, Class::Sealed);
+    }
+}
