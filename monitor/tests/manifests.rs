@@ -553,7 +553,7 @@ fn judge(cluster: &Cluster) -> (usize, Vec<String>) {
     let objects: Vec<SealedObject> =
         resolve(&root, &baseline.name, &baseline.objects, &pods, Expect::All).objects;
     let secret_key = Some(SecretKey::new(SECRET_KEY.to_vec()).unwrap().into());
-    let outcome = verify(&root, &objects, &Context { secret_key, volume: None });
+    let outcome = verify(&root, &objects, &Context { secret_key, ..Context::default() });
     assert_eq!(outcome.unknown, []);
     (objects.len(), outcome.differs.iter().map(|it| objects[it.at].path.to_string()).collect())
 }

@@ -21,11 +21,13 @@ mod agent;
 mod corpus;
 mod delivery;
 mod harness;
+mod pods;
 mod spool;
 
 pub use corpus::{Part, main as corpus};
 pub use delivery::main as delivery;
 pub use harness::{Case, main, run};
+pub use pods::main as pods;
 pub use spool::main as spool;
 
 use std::path::PathBuf;

@@ -137,6 +137,21 @@ fn what_the_kubelet_leaves_on_disk_tells_containers_and_drivers() {
 }
 
 #[test]
+fn volumes_that_meshes_inject_are_told_by_name() {
+    let of = |volume: &str| Profiles::built_in().mesh_of_volume(volume);
+    assert_eq!(of("istio-envoy"), Some("istio"));
+    assert_eq!(of("linkerd-anything"), Some("linkerd"));
+    assert_eq!(of("consul-connect-inject-data"), Some("consul"));
+    // Anybody's names: of the control plane, and of what is told by its driver.
+    for volume in ["trust-roots", "tls", "all", "kube-api-access-x"] {
+        assert_eq!(of(volume), None, "{volume}");
+    }
+    assert!(
+        Profiles::built_in().is_image("docker.io/istio/proxyv2:1") && !Profiles::built_in().is_image("app:1")
+    );
+}
+
+#[test]
 fn executables_are_told_by_path_and_then_by_name() {
     let profiles = Profiles::built_in();
     let of = |path: &str| profiles.executable(path.as_bytes()).map(|(profile, _)| profile.name.as_str());

@@ -104,7 +104,7 @@ impl Boot {
 const FENTRY_TOO: [&str; 5] = ["vm_agent", "vm_corpus", "vm_faults", "vm_filesystems", "vm_observations"];
 /// Programs that start many agents (the kernel's verifier takes its time at each, without hardware virtualisation), and the
 /// corpus once more on file systems that [`guest`] has modules and tools for in the full lane only.
-const FULL_ONLY: [&str; 2] = ["vm_agent", "vm_filesystems"];
+const FULL_ONLY: [&str; 3] = ["vm_agent", "vm_filesystems", "vm_pods"];
 /// The security modules of a node that does not have `bpf` among them.
 const WITHOUT_BPF: &str = "lockdown,capability";
 
