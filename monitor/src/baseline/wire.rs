@@ -238,7 +238,7 @@ impl From<&Meaning> for WireMeaning {
 }
 
 impl WireMeaning {
-    fn to_meaning(self, place: &str) -> Result<Meaning, Error> {
+    fn into_meaning(self, place: &str) -> Result<Meaning, Error> {
         let bad = |field: &str, expected: &str| {
             Error::new("bad statement", format!("{place}.meaning.{field}"), expected)
         };
@@ -580,7 +580,7 @@ impl Seals {
         } else if let Some(identity) = self.identity {
             Content::Identity(Arc::new(sealed_identity(identity, place)?))
         } else if let Some(meaning) = self.meaning {
-            Content::Meaning(Arc::new(meaning.to_meaning(place)?))
+            Content::Meaning(Arc::new(meaning.into_meaning(place)?))
         } else {
             Content::Any
         };

@@ -13,7 +13,8 @@
 use crate::attribution::{ExeHashes, cgroup};
 use crate::baseline::Root;
 use crate::inventory::containers::{self, NodeContainer};
-use crate::inventory::procs::{Proc, inode_key};
+use crate::inventory::inodes;
+use crate::inventory::procs::Proc;
 use crate::inventory::writers::Lawful;
 use crate::model::{Actor, HostPath};
 
@@ -121,12 +122,12 @@ impl InPods {
         let hash = actor.exe_sha256.clone().or_else(|| {
             // It has executed another program since, or ended: the file in its container's root is still there, and is
             // it only if it is the inode that acted.
+            let acted = actor.exe_inode?;
             let path = container.rootfs.join(writer.exe.as_bytes().strip_prefix(b"/")?);
             let mut file = self.root.open_file(&path).ok()??;
             let meta = file.metadata().ok()?;
-            (Some(inode_key(&meta)) == actor.exe_inode)
-                .then(|| self.hashes.of_file(&mut file, &meta))
-                .flatten()
+            let same = inodes::of(&file).ok() == Some(acted);
+            same.then(|| self.hashes.of_file(&mut file, &meta)).flatten()
         });
         match hash {
             Some(hash) if hash == hex::encode(writer.sha256) => Lawful::Yes,
@@ -164,7 +165,8 @@ mod tests {
 
     use super::{InPods, PodWriter};
     use crate::baseline::Root;
-    use crate::inventory::procs::{Proc, inode_key};
+    use crate::inventory::inodes;
+    use crate::inventory::procs::Proc;
     use crate::inventory::writers::Lawful;
     use crate::model::{Actor, HostPath};
 
@@ -238,7 +240,7 @@ mod tests {
             actor.pid = FIRST;
             actor.start_boottime = self.proc().ticks_to_ns(987_600);
             actor.exe = Some(self.exe.clone());
-            actor.exe_inode = Some(inode_key(&fs::metadata(self.agent('a')).unwrap()));
+            actor.exe_inode = inodes::at(&self.agent('a')).ok();
             actor.exe_sha256 = None;
             actor.cgroup = Some(format!("/kubepods/burstable/pod{POD}/{}", "a".repeat(64)));
             let namespace = self.dir.path().join(format!("proc/{FIRST}/ns/mnt"));
@@ -286,7 +288,7 @@ mod tests {
         let mut actor = node.actor();
         let copy = node.dir.path().join("copy");
         fs::write(&copy, "agent").unwrap();
-        actor.exe_inode = Some(inode_key(&fs::metadata(&copy).unwrap()));
+        actor.exe_inode = inodes::at(&copy).ok();
         assert_eq!(
             node.judge(&actor, Some(POD)),
             Lawful::Unknown("the hash of the actor's executable is not known".into())
@@ -372,6 +374,8 @@ mod tests {
         };
         unknown(&Actor { cgroup: None, ..node.actor() }, "the actor's cgroup is not known");
         unknown(&Actor { exe: None, ..node.actor() }, "the actor's executable is not known");
+        let reason = "the hash of the actor's executable is not known";
+        unknown(&Actor { exe_inode: None, ..node.actor() }, reason);
         unknown(&Actor { mount_ns: None, ..node.actor() }, "the actor's mount namespace is not known");
         let bundle = node.dir.path().join(BUNDLES).join("a".repeat(64));
         fs::remove_file(bundle.join("init.pid")).unwrap();
