@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::baseline::{Signed, SigningKey, TrustedKey, identity, openssh, secret, statement, trust};
+use crate::baseline::{
+    Form, Meaning, Signed, SigningKey, TrustedKey, identity, openssh, secret, statement, trust,
+};
 use crate::{attribution, config, image, inventory, journal, manifest, model, profile, sensor};
 
 /// A parser: it must end, without a panic, whatever it is given.
@@ -110,6 +112,24 @@ pub const TARGETS: &[Target] = &[
                 && let Err(error) = config::parse(Path::new("/c.yaml"), text)
             {
                 assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        },
+    },
+    Target {
+        name: "meaning",
+        seeds: &[
+            br#"{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge", "mtu": 1}, {"type": "istio-cni"}]}"#,
+            b"a: [1, y, 0777, {b: c}]\n",
+            vector!("openssl-ed25519.pub"),
+            b"-----BEGIN CERTIFICATE-----\nMAEB\n-----END CERTIFICATE-----\n",
+        ],
+        run: |bytes| {
+            for form in [Form::Pem, Form::Cni, Form::Json, Form::Yaml] {
+                if let Ok(meaning) = Meaning::read(form, bytes) {
+                    assert_eq!(meaning.differs(Ok(&meaning)), None, "it is as itself");
+                    used((meaning.state(), meaning.without_it()));
+                    used(meaning.differs(Err("why")));
+                }
             }
         },
     },

@@ -307,6 +307,13 @@ mod tests {
         let spaced = format!("{}\n", chain(&format!("\n  {bridge},\n  {mesh}")));
         fs::write(net.join("10-x.conflist"), spaced).unwrap();
         assert_eq!(check(), [], "the same by entry");
+        fs::remove_file(net.join("10-x.conflist")).unwrap();
+        let gone = "the chain with plugin istio-cni is gone; pods that start from now on may bypass the mesh";
+        let said = check();
+        assert!(
+            said.contains(&(b"10-x.conflist".to_vec(), "missing", Some(gone.to_owned()), false)),
+            "{said:?}"
+        );
         fs::write(net.join("10-x.conflist"), chain(bridge)).unwrap();
         let removed =
             "plugin istio-cni removed from the chain; pods that start from now on may bypass the mesh";

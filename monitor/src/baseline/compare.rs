@@ -194,7 +194,10 @@ pub fn missing(sealed: &SealedObject) -> Difference {
         entry: None,
         expected: State::from([("type".into(), sealed.seal.kind().as_str().into())]),
         actual: State::from([("type".into(), "none".into())]),
-        detail: None,
+        detail: match &sealed.seal {
+            Seal::File { content: Content::Meaning(meaning), .. } => meaning.without_it(),
+            _ => None,
+        },
     }
 }
 

@@ -23,6 +23,9 @@ const PLUGINS_MAX: usize = 64;
 /// Most certificates of a bundle: what [`identity::certificates`] reads.
 const CERTIFICATES_MAX: usize = 100;
 
+/// What may follow from a chain that is not the sealed one.
+const BYPASS: &str = "pods that start from now on may bypass the mesh";
+
 /// How content is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
@@ -117,6 +120,14 @@ impl Meaning {
         }
     }
 
+    /// What it means that nothing of it is there.
+    #[must_use]
+    pub fn without_it(&self) -> Option<String> {
+        let Self::Cni(chain) = self else { return None };
+        let plugin = chain.plugins.iter().find(|plugin| mesh_of_plugin(&plugin.kind).is_some())?;
+        Some(format!("the chain with plugin {} is gone; {BYPASS}", plugin.kind))
+    }
+
     /// How what was found differs from this, as sealed: what differs of each, and a sentence.
     #[must_use]
     pub fn differs(&self, found: Result<&Self, &str>) -> Option<(State, State, String)> {
@@ -202,7 +213,7 @@ fn chain_differs(sealed: &Chain, found: &Chain) -> String {
         said.push("name, version or another setting of the chain changed".to_owned());
     }
     if bypass {
-        said.push("pods that start from now on may bypass the mesh".to_owned());
+        said.push(BYPASS.to_owned());
     }
     said.join("; ")
 }
@@ -230,9 +241,7 @@ pub fn overtakes(names: &[&[u8]], new: &[u8]) -> Option<String> {
     let first = names.iter().copied().filter(|name| is_chain(name)).min();
     let first = first.filter(|first| is_cni && is_chain(new) && new < *first)?;
     let first = crate::model::HostPath::new(first.to_vec());
-    Some(format!(
-        "sorts before {first}: the runtime takes it instead, and pods that start from now on may bypass the mesh"
-    ))
+    Some(format!("sorts before {first}: the runtime takes it instead, and {BYPASS}"))
 }
 
 fn pem(bytes: &[u8]) -> Result<BTreeSet<Digest>, String> {

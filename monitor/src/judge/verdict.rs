@@ -140,13 +140,15 @@ impl Round<'_> {
         if let Some(act) = away {
             let to = act.to.clone();
             let mut finding = self.finding(ViolationKind::Renamed, Some(act), expected, actual);
-            finding.detail = to.as_ref().map(moved_to);
+            finding.detail = joined(to.as_ref().map(moved_to), differences);
             return finding;
         }
         let act = self
             .pick(|act| matches!(act.operation, Operation::Unlink | Operation::Rmdir))
             .or_else(|| self.pick(Act::touches_names));
-        self.finding(ViolationKind::Removed, act, expected, actual)
+        let mut finding = self.finding(ViolationKind::Removed, act, expected, actual);
+        finding.detail = joined(None, differences);
+        finding
     }
 
     /// Another inode stands at the path.
@@ -165,7 +167,7 @@ impl Round<'_> {
         let mounted = act.as_ref().is_some_and(|act| act.operation == Operation::Mount);
         let kind = if mounted { ViolationKind::MountedOver } else { ViolationKind::Replaced };
         let mut finding = self.finding(kind, act, expected, actual);
-        finding.detail = from;
+        finding.detail = joined(from, differences);
         finding
     }
 
@@ -244,6 +246,15 @@ impl Round<'_> {
         finding.detail = Some("changed while no agent ran, and as sealed again".to_owned());
         finding
     }
+}
+
+/// How it was done, and what the differences say that it means.
+fn joined(how: Option<String>, differences: &[Difference]) -> Option<String> {
+    let said: Vec<String> = how
+        .into_iter()
+        .chain(differences.iter().filter_map(|difference| difference.detail.clone()))
+        .collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// A change time, in nanoseconds since the epoch, as records show it.
