@@ -5,6 +5,7 @@ pub mod containers;
 pub mod handles;
 pub mod in_pod;
 pub mod inodes;
+pub mod layers;
 pub mod mesh;
 pub mod mounts;
 pub mod pods;

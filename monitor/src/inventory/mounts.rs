@@ -113,7 +113,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let (mut out, mut at) = (Vec::with_capacity(field.len()), 0);
     while at < field.len() {
         let octal = field[at..].strip_prefix(b"\\").and_then(|rest| rest.get(..3)).and_then(|three| {

@@ -28,6 +28,8 @@ pub(crate) struct Act {
     pub(crate) denied: bool,
     /// The kernel itself did not carry it out.
     pub(crate) failed: bool,
+    /// It was seen in a layer of an overlay: by itself, or as part of what was done through the overlay.
+    pub(crate) in_layer: bool,
 }
 
 impl Act {
@@ -46,6 +48,15 @@ impl Act {
             last: observation.time,
             denied: observation.denied || observation.failed,
             failed: observation.failed,
+            in_layer: false,
+        }
+    }
+
+    /// One process did both.
+    fn by_one(&self, other: &Self) -> bool {
+        match (&self.actor, &other.actor) {
+            (Ok(a), Ok(b)) => a.tgid == b.tgid && a.start_boottime == b.start_boottime,
+            _ => false,
         }
     }
 
@@ -53,6 +64,7 @@ impl Act {
     fn same(&self, other: &Self) -> bool {
         self.operation == other.operation
             && self.denied == other.denied
+            && self.in_layer == other.in_layer
             && self.path == other.path
             && self.to == other.to
             && self.inode == other.inode
@@ -116,6 +128,13 @@ impl Acts {
             if let Some(submitter) = opened.find(|actor| worker.works_for(actor)) {
                 act.actor = Ok(submitter.clone());
             }
+        }
+        // What passes an overlay passes its layers too, in the same call.
+        if act.in_layer && self.acts.iter().any(|known| !known.in_layer && known.by_one(&act)) {
+            return;
+        }
+        if !act.in_layer {
+            self.acts.retain(|known| !(known.in_layer && known.by_one(&act)));
         }
         if let Some(same) = self.acts.iter_mut().find(|known| known.same(&act)) {
             same.count = same.count.saturating_add(act.count);

@@ -463,11 +463,15 @@ impl Judge {
         unit.found = None;
         unit.watched = None;
         unit.verified = Some(Time::now());
+        let made_of = unit.made_of.take();
         let path = unit.object.path.clone();
         let slots: Vec<_> = std::mem::take(&mut unit.inner).into_values().collect();
         for slot in slots {
             self.sensor.unwatch(slot);
             self.slots.release(slot);
+        }
+        if let Some(made_of) = made_of {
+            self.release_layers(ix, &made_of);
         }
         for uid in
             self.book.open_below(&path).iter().flat_map(|path| self.book.open_of(path)).collect::<Vec<_>>()

@@ -6,6 +6,7 @@ use crate::model::{HostPath, Observation};
 
 use super::Judge;
 use super::acts::Act;
+use super::route::{Places as _, in_layer};
 
 /// Acts that wait for the baselines that say whether they concern anything.
 const HELD_MAX: usize = 65_536;
@@ -32,6 +33,11 @@ impl Judge {
             let directory = around.filter(|ix| self.units.get(*ix).is_some_and(super::Unit::is_directory));
             let mut units: Vec<_> = self.units.find(&path).into_iter().chain(directory).collect();
             units.dedup();
+            let made: Vec<_> = self.units.made_of(&path).to_vec();
+            for ix in made.into_iter().filter(|ix| !units.contains(ix)) {
+                let act = in_layer(&act, ix, &self.units);
+                self.acted(ix, act, now);
+            }
             for ix in units {
                 self.acted(ix, act.clone(), now);
             }

@@ -117,6 +117,7 @@ impl Held {
             last: now,
             denied: false,
             failed: false,
+            in_layer: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::model::{Draft, GapBody, HostPath, RecordBody, Severity, Slot, Time};
 
 use super::Judge;
+use super::route::Places as _;
 use super::slots::{Ix, Use};
 
 /// Paths named in one gap record.
@@ -64,7 +65,7 @@ impl Judge {
     pub(crate) fn lost(&mut self, at: &str, lost: u64, reason: &str, slots: Option<Vec<Slot>>, time: Time) {
         self.losses.events = self.losses.events.saturating_add(lost);
         let units: HashSet<Ix> = match slots {
-            Some(slots) => slots.into_iter().filter_map(|slot| self.unit_of(slot)).collect(),
+            Some(slots) => slots.into_iter().flat_map(|slot| self.units_of(slot)).collect(),
             None => self.units.indices().into_iter().collect(),
         };
         let objects = units.iter().take(NAMED).filter_map(|ix| self.units.get(*ix));
@@ -81,10 +82,9 @@ impl Judge {
 
     /// The kernel counted more on this slot than it could tell.
     pub(crate) fn dirty(&mut self, slot: Slot, _events: u64) {
-        if let Some(ix) = self.unit_of(slot) {
-            self.mark(ix);
-        } else if self.slots.get(slot).is_some() {
-            self.ways.stale(super::schedule::SETTLE);
+        match self.slots.get(slot) {
+            Some(Use::Way(_)) => self.ways.stale(super::schedule::SETTLE),
+            _ => self.units_of(slot).into_iter().for_each(|ix| self.mark(ix)),
         }
     }
 
@@ -95,10 +95,12 @@ impl Judge {
         }
     }
 
-    fn unit_of(&self, slot: Slot) -> Option<Ix> {
-        match self.slots.get(slot)? {
-            Use::Unit(ix) | Use::Member(ix) | Use::Stray(ix, _) => Some(*ix),
-            Use::Way(_) => None,
+    /// The units that a slot stands for, or that are made of what it stands for.
+    fn units_of(&self, slot: Slot) -> Vec<Ix> {
+        match self.slots.get(slot) {
+            Some(Use::Unit(ix) | Use::Member(ix) | Use::Stray(ix, _)) => vec![*ix],
+            Some(Use::Backing(path)) => self.units.made_of(path).to_vec(),
+            Some(Use::Way(_)) | None => Vec::new(),
         }
     }
 }

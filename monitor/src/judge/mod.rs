@@ -12,6 +12,7 @@ mod covered;
 mod directory;
 mod earlier;
 mod held;
+mod layers;
 mod look;
 mod losses;
 mod proof;
@@ -156,6 +157,7 @@ pub struct Judge {
     unsealed: unsealed::Unsealed,
     handles: Arc<Handles>,
     ways: Ways,
+    mount_table: layers::MountTable,
     baselines: Vec<Arc<AcceptedBaseline>>,
     uncertain: Vec<String>,
     /// A verification of everything under way: why, since when, units left.
@@ -248,6 +250,7 @@ impl Judge {
             unsealed: unsealed::Unsealed::default(),
             handles: Arc::default(),
             ways: Ways::default(),
+            mount_table: layers::MountTable::default(),
             baselines: Vec::new(),
             uncertain: Vec::new(),
             sweep: None,

@@ -16,6 +16,8 @@ pub(crate) trait Places {
     fn is_directory(&self, ix: Ix) -> bool;
     /// The unit sealed at exactly this path.
     fn at(&self, path: &HostPath) -> Option<Ix>;
+    /// The units that are made of what lies at this path, in a layer of an overlay.
+    fn made_of(&self, path: &HostPath) -> &[Ix];
 }
 
 /// What happened to a directory above objects.
@@ -62,6 +64,7 @@ fn directory<'a>(what: Option<&'a Use>, places: &'a impl Places) -> Option<&'a H
     match what? {
         Use::Way(path) | Use::Stray(_, path) => Some(path),
         Use::Unit(ix) | Use::Member(ix) => places.is_directory(*ix).then(|| places.path(*ix)),
+        Use::Backing(_) => None,
     }
 }
 
@@ -69,7 +72,15 @@ fn directory<'a>(what: Option<&'a Use>, places: &'a impl Places) -> Option<&'a H
 fn unit(what: Option<&Use>) -> Option<Ix> {
     match what? {
         Use::Unit(ix) | Use::Member(ix) | Use::Stray(ix, _) => Some(*ix),
-        Use::Way(_) => None,
+        Use::Way(_) | Use::Backing(_) => None,
+    }
+}
+
+/// The path of the unit behind a slot, or of the file in a layer.
+fn place<'a>(what: Option<&'a Use>, places: &'a impl Places) -> Option<&'a HostPath> {
+    match what? {
+        Use::Backing(path) => Some(path),
+        what => unit(Some(what)).map(|ix| places.path(ix)),
     }
 }
 
@@ -84,7 +95,7 @@ struct Ends {
 fn is_itself(what: Option<&Use>, observation: &Observation, places: &impl Places) -> bool {
     match what {
         // Nothing inherits from a way.
-        Some(Use::Way(_)) => observation.child_slot == Some(observation.slot),
+        Some(Use::Way(_) | Use::Backing(_)) => observation.child_slot == Some(observation.slot),
         what => {
             unit(what).is_some_and(|ix| observation.inode.is_some() && places.inode(ix) == observation.inode)
         }
@@ -104,7 +115,7 @@ fn ends(observation: &Observation, slots: &Slots, places: &impl Places) -> Ends 
     let to = directory(to_dir, places)
         .zip(to_name)
         .map(|(dir, name)| dir.join(name))
-        .or_else(|| unit(replaced).map(|ix| places.path(ix).clone()));
+        .or_else(|| place(replaced, places).cloned());
     Ends { from, to }
 }
 
@@ -183,7 +194,7 @@ fn names(
     let to_dir = observation.renamed_to.as_ref().and_then(|(slot, _)| slots.get(*slot));
     let replaced = observation.replaced_slot.and_then(|slot| slots.get(slot));
     let Ends { from, to } = ends(observation, slots, places);
-    let own = || unit(child).or_else(|| unit(first)).map(|ix| places.path(ix).clone());
+    let own = || place(child, places).or_else(|| place(first, places)).cloned();
     let path = from.clone().or_else(own).or_else(|| observation.path_in_fs.clone()).or_else(|| to.clone());
     let Some(path) = path else { return Vec::new() };
 
@@ -201,8 +212,22 @@ fn names(
     touch(unit(replaced));
     touch(unit(first));
     touch(unit(to_dir));
+    let layers = [Some(&path), to.as_ref(), place(child, places), place(replaced, places)];
+    let mut made: Vec<Ix> = layers.into_iter().flatten().flat_map(|at| places.made_of(at)).copied().collect();
+    made.retain(|ix| !touched.contains(ix));
+    made.sort_unstable();
+    made.dedup();
     let act = Act::new(observation, path, to);
-    touched.into_iter().map(|ix| (ix, act.clone())).collect()
+    let made = made.into_iter().map(|ix| (ix, in_layer(&act, ix, places))).collect::<Vec<_>>();
+    touched.into_iter().map(|ix| (ix, act.clone())).chain(made).collect()
+}
+
+/// The act on what a unit is made of, as one on the unit.
+pub(crate) fn in_layer(act: &Act, ix: Ix, places: &impl Places) -> Act {
+    let seen = |path: &HostPath| {
+        if places.made_of(path).contains(&ix) { places.path(ix).clone() } else { path.clone() }
+    };
+    Act { path: seen(&act.path), to: act.to.as_ref().map(seen), in_layer: true, ..act.clone() }
 }
 
 fn content(observation: &Observation, first: Option<&Use>, places: &impl Places) -> Vec<(Ix, Act)> {
@@ -211,6 +236,10 @@ fn content(observation: &Observation, first: Option<&Use>, places: &impl Places)
         // What happens to the inode of a mere parent is none of our business.
         Use::Way(_) => Vec::new(),
         Use::Stray(ix, path) => vec![(*ix, Act::new(observation, path.clone(), None))],
+        Use::Backing(path) => {
+            let act = Act::new(observation, path.clone(), None);
+            places.made_of(path).iter().map(|ix| (*ix, in_layer(&act, *ix, places))).collect()
+        }
         Use::Unit(ix) | Use::Member(ix) => {
             let unit_path = places.path(*ix);
             // A sensor that came too late to see the inode still knows the name of what lay below.
@@ -254,18 +283,23 @@ mod tests {
         fn is_directory(&self, ix: Ix) -> bool {
             ix == 0
         }
+        fn made_of(&self, path: &HostPath) -> &[Ix] {
+            if *path == HostPath::from("/layer/lone") { &[2] } else { &[] }
+        }
         fn at(&self, path: &HostPath) -> Option<Ix> {
             PATHS.iter().position(|known| path == &HostPath::from(*known)).map(|ix| ix as Ix)
         }
     }
 
-    /// Slots 1, 2, 3 for the units, 4 for the lone file's parent.
+    /// Slots 1, 2, 3 for the units, 4 for the lone file's parent, 5 and 6 for the file it is made of, and its directory.
     fn slots() -> Slots {
         let mut slots = Slots::new(10);
         for ix in 0..3 {
             slots.take(Use::Unit(ix));
         }
         slots.take(Use::Way(HostPath::from("/x")));
+        slots.take(Use::Backing(HostPath::from("/layer/lone")));
+        slots.take(Use::Way(HostPath::from("/layer")));
         slots
     }
 
@@ -327,6 +361,23 @@ mod tests {
         write.inode = Some(InodeKey { dev: 1, ino: 999 });
         write.name = Some(b"dropped".to_vec());
         assert_eq!(routed(&write), [(0, "/d/dropped".to_owned(), None)]);
+    }
+
+    #[test]
+    fn what_is_done_in_a_layer_is_done_to_what_is_made_of_it() {
+        let mut write = observed(Operation::Write, 5);
+        write.inode = Some(InodeKey { dev: 1, ino: 7 });
+        let all = route(&write, &slots(), &Tree);
+        assert!(all.iter().all(|(_, act)| act.in_layer));
+        assert_eq!(routed(&write), [(2, "/x/lone".to_owned(), None)]);
+        let mut rename = observed(Operation::Rename, 6);
+        rename.name = Some(b"new".to_vec());
+        rename.renamed_to = Some((Slot(6), b"lone".to_vec()));
+        rename.replaced_slot = Some(Slot(5));
+        assert_eq!(routed(&rename), [(2, "/layer/new".to_owned(), Some("/x/lone".to_owned()))]);
+        let mut create = observed(Operation::Create, 6);
+        create.name = Some(b"other".to_vec());
+        assert_eq!(routed(&create), []);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) enum Use {
     Stray(Ix, HostPath),
     /// A directory above objects.
     Way(HostPath),
+    /// A file in a layer of an overlay, that objects are made of.
+    Backing(HostPath),
 }
 
 /// Gives out slots and takes them back.

@@ -149,6 +149,9 @@ impl Judge {
                 self.attempt_on_way(&dir, &Act::new(observation, dir.clone(), None));
                 continue;
             }
+            for ix in self.made_below(&dir) {
+                self.schedule.at_latest(ix, now + SETTLE);
+            }
             for (ix, path) in self.below(&dir) {
                 let join = |dir: &HostPath, path: &HostPath, way: &HostPath| {
                     dir.join(path.below(way).unwrap_or_default())
@@ -202,6 +205,9 @@ impl Judge {
         // Those that a mount explains come first.
         changed.sort_by_key(|change| !change.by_mount);
         for change in &changed {
+            for ix in self.made_below(&change.dir) {
+                self.schedule.at_latest(ix, now + SETTLE);
+            }
             for (ix, path) in self.below(&change.dir) {
                 if !seen.insert(ix) {
                     continue;

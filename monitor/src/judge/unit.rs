@@ -9,6 +9,7 @@ use crate::model::{HostPath, InodeKey, ObjectRef, Slot, Time};
 
 use super::Container;
 use super::acts::{Act, Acts};
+use super::layers::{Backings, MadeOf};
 use super::route::Places;
 use super::slots::Ix;
 use super::verdict::Seen;
@@ -83,6 +84,8 @@ pub(crate) struct Unit {
     pub(crate) watched: Option<InodeKey>,
     /// What observations know it by.
     pub(crate) known_as: Option<InodeKey>,
+    /// Its places in the layers of an overlay.
+    pub(crate) made_of: Option<MadeOf>,
     /// Inodes were put under watch since it was last asked who had them open for writing.
     pub(crate) fresh: bool,
     /// Who had it mapped writable at the last look, as acts that explain what changes without one.
@@ -120,6 +123,7 @@ impl Unit {
             slot: None,
             watched: None,
             known_as: None,
+            made_of: None,
             fresh: false,
             mapped: Vec::new(),
             inner: HashMap::new(),
@@ -166,6 +170,7 @@ pub(crate) struct Units {
     /// A unit that is gone costs a word.
     list: Vec<Option<Box<Unit>>>,
     by_path: HashMap<HostPath, Ix>,
+    pub(super) backings: Backings,
 }
 
 impl Units {
@@ -219,5 +224,9 @@ impl Places for Units {
 
     fn at(&self, path: &HostPath) -> Option<Ix> {
         self.find(path)
+    }
+
+    fn made_of(&self, path: &HostPath) -> &[Ix] {
+        self.backings.get(path).map_or(&[], |backing| backing.units.as_slice())
     }
 }

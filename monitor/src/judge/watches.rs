@@ -63,6 +63,9 @@ impl Judge {
                 }
             }
         }
+        if kind == WatchKind::Object {
+            self.watch_layers(ix, &fd);
+        }
         if kind == WatchKind::Tree {
             self.watch_inside(ix, &fd, &path);
         }
@@ -126,7 +129,7 @@ impl Judge {
     }
 
     /// What the sensor watched an inode by is gone, and not by its doing: what was done since then was not seen.
-    fn watch_was_taken(&mut self, slot: Slot) {
+    pub(super) fn watch_was_taken(&mut self, slot: Slot) {
         let reason = "the tag of an object was taken away; it is tagged anew and verified";
         self.lost("tags", 0, reason, Some(vec![slot]), Time::now());
     }
@@ -181,6 +184,7 @@ impl Judge {
                 self.slots.release(slot);
             }
         }
+        self.layers_untagged();
         self.ways.untagged();
         self.follow_ways();
     }
@@ -189,6 +193,9 @@ impl Judge {
     pub(crate) fn forget(&mut self, ix: Ix) {
         self.schedule.cancel(ix);
         let Some(unit) = self.units.remove(ix) else { return };
+        if let Some(made_of) = &unit.made_of {
+            self.release_layers(ix, made_of);
+        }
         for slot in unit.slot.into_iter().chain(unit.inner.into_values()) {
             self.sensor.unwatch(slot);
             self.slots.release(slot);
@@ -211,7 +218,7 @@ impl Judge {
         self.out.extend(reconciled);
     }
 
-    fn unwatched(&mut self, ix: Ix, why: &str) {
+    pub(super) fn unwatched(&mut self, ix: Ix, why: &str) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         if unit.unwatched.as_deref() != Some(why) {
             let path = unit.object.path.clone();
@@ -233,7 +240,7 @@ impl Judge {
 }
 
 /// The kernel's key of an inode, by `statx`.
-fn inode_of(fd: &OwnedFd) -> Option<InodeKey> {
+pub(super) fn inode_of(fd: &OwnedFd) -> Option<InodeKey> {
     let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).ok()?;
     Some(InodeKey::of(&stat))
 }

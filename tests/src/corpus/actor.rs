@@ -81,6 +81,11 @@ fn play(arguments: &[String]) -> Result<()> {
             (act.act)(&Site { root: root.into(), name: act.name }, gate)?;
             say("done")?;
         }
+        ("container", [root]) => super::overlay::live_in(Path::new(root))?,
+        ("inside", [pid, act, path]) => {
+            super::overlay::act_inside(pid, act, Path::new(path))?;
+            say("done")?;
+        }
         ("publisher", []) => super::volume::serve()?,
         ("writer", [dir, first, count, each]) => {
             super::load::write(Path::new(dir), first.parse()?, count.parse()?, each.parse()?)?;

@@ -12,6 +12,7 @@ mod inject;
 mod load;
 mod mapping;
 mod memory;
+mod overlay;
 mod raw;
 mod restart;
 pub(crate) mod rung;
@@ -30,6 +31,9 @@ use self::faults::{
 use self::load::{
     a_burst_on_one_object_is_counted, a_store_through_a_held_mapping_is_not_denied,
     a_storm_leaves_each_object_right, anonymous_and_segment_mappings_do_no_harm,
+};
+use self::overlay::{
+    a_layer_of_two_containers_is_a_violation_of_each, what_is_done_to_a_container_is_one_violation,
 };
 use self::restart::{
     a_bad_config_is_rejected_and_the_old_one_holds, bad_baselines_are_rejected_and_the_old_one_holds,
@@ -64,6 +68,12 @@ const FAULTS: &[Case] =
 /// What takes long.
 const STORMS: &[Case] = crate::cases![a_hundred_thousand_writes_are_counted];
 
+/// Containers whose root is an overlay.
+const OVERLAYS: &[Case] = crate::cases![
+    what_is_done_to_a_container_is_one_violation,
+    a_layer_of_two_containers_is_a_violation_of_each,
+];
+
 /// A share of the corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -73,6 +83,8 @@ pub enum Part {
     Others,
     /// A sensor that fails; on hooks only.
     Faults,
+    /// What is done to containers and their layers; on hooks only.
+    Overlays,
     /// Each act by itself, on xfs and btrfs.
     FileSystems,
     All,
@@ -116,6 +128,7 @@ pub fn main(part: Part, rung: &'static str) -> ExitCode {
         Part::Others => OTHERS.to_vec(),
         Part::Faults if full() => [FAULTS, STORMS].concat(),
         Part::Faults => FAULTS.to_vec(),
+        Part::Overlays => OVERLAYS.to_vec(),
         Part::All => [world::CASES, OTHERS].concat(),
     };
     crate::main(&cases)

@@ -101,7 +101,8 @@ impl Boot {
 }
 
 /// Programs that take whatever rung the kernel allows.
-const FENTRY_TOO: [&str; 5] = ["vm_agent", "vm_corpus", "vm_faults", "vm_filesystems", "vm_observations"];
+const FENTRY_TOO: [&str; 6] =
+    ["vm_agent", "vm_corpus", "vm_faults", "vm_filesystems", "vm_observations", "vm_overlay"];
 /// Programs that start many agents (the kernel's verifier takes its time at each, without hardware virtualisation), and the
 /// corpus once more on file systems that [`guest`] has modules and tools for in the full lane only.
 const FULL_ONLY: [&str; 3] = ["vm_agent", "vm_filesystems", "vm_pods"];

@@ -1,0 +1,165 @@
+//! What an object on overlayfs is made of: its file in the layer below, shared by all containers of the image, and the copy
+//! that a container's first change makes in its own layer. Either can be written to without passing the overlay; both are
+//! watched, and an act on them is an act on the object, told once where it came through the overlay.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::inventory::layers::Layers;
+use crate::model::{HostPath, InodeKey, Slot, WatchKind};
+use crate::sensor::Stands;
+
+use super::Judge;
+use super::slots::{Ix, Use};
+use super::watches::{NO_SLOT, inode_of};
+
+/// `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAY: i64 = 0x794c_7630;
+/// How long a mount table counts: numbers of mounts are used again.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// A path in a layer, and the objects that are made of what lies there.
+#[derive(Debug, Default)]
+pub(crate) struct Backing {
+    slot: Option<Slot>,
+    watched: Option<InodeKey>,
+    pub(super) units: Vec<Ix>,
+}
+
+/// All of them, by path.
+pub(crate) type Backings = HashMap<HostPath, Backing>;
+
+/// Where one object's layers are.
+#[derive(Debug, Clone)]
+pub(crate) struct MadeOf {
+    /// The overlay's mount.
+    mount: u64,
+    paths: Vec<HostPath>,
+}
+
+/// The mount table, kept for a moment: many objects are taken up at once.
+#[derive(Debug, Default)]
+pub(super) struct MountTable(Option<(Instant, Vec<u8>)>);
+
+impl MountTable {
+    /// The layers of a mount.
+    fn find(&mut self, mount: u64) -> Option<Layers> {
+        let kept = self.0.as_ref().filter(|(read, _)| read.elapsed() < KEPT);
+        if let Some(layers) = kept.and_then(|(_, table)| Layers::of_mount(table, mount)) {
+            return Some(layers);
+        }
+        let table = std::fs::read("/proc/self/mountinfo").ok()?;
+        let (_, table) = self.0.insert((Instant::now(), table));
+        Layers::of_mount(table, mount)
+    }
+}
+
+impl Judge {
+    /// Watches what the object behind `fd` is made of, if it lies on overlayfs.
+    pub(super) fn watch_layers(&mut self, ix: Ix, fd: &OwnedFd) {
+        if rustix::fs::fstatfs(fd).map_or(0, |fs| fs.f_type) != OVERLAY {
+            return self.leave_layers(ix);
+        }
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let Ok(stat) = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID) else { return };
+        let known = self.units.get(ix).and_then(|unit| unit.made_of.clone());
+        let made_of = match known.filter(|known| known.mount == stat.stx_mnt_id) {
+            Some(known) => known,
+            None => {
+                self.leave_layers(ix);
+                let Some(paths) = self.layers_of(fd, stat.stx_mnt_id) else { return };
+                let made_of = MadeOf { mount: stat.stx_mnt_id, paths };
+                self.enter_layers(ix, &made_of);
+                made_of
+            }
+        };
+        for path in &made_of.paths {
+            if let Err(why) = self.watch_layer(path) {
+                self.unwatched(ix, &why);
+            }
+        }
+    }
+
+    /// The object's place in the upper layer, and its file in the topmost one below that has it.
+    fn layers_of(&mut self, fd: &OwnedFd, mount: u64) -> Option<Vec<HostPath>> {
+        let seen = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+        let layers = self.mount_table.find(mount)?;
+        let (upper, lower) = layers.places(&HostPath::from(seen.as_path()))?;
+        let there = lower.into_iter().find(|path| self.options.root.locate(path).is_ok());
+        Some(upper.into_iter().chain(there).collect())
+    }
+
+    fn enter_layers(&mut self, ix: Ix, made_of: &MadeOf) {
+        for path in &made_of.paths {
+            let backing = self.units.backings.entry(path.clone()).or_default();
+            if backing.units.is_empty() {
+                self.ways.hold(path);
+            }
+            backing.units.push(ix);
+        }
+        if let Some(unit) = self.units.get_mut(ix) {
+            unit.made_of = Some(made_of.clone());
+        }
+        // The directories above them are watched before the object is read.
+        self.follow_ways();
+    }
+
+    /// The object is no longer made of what it was.
+    pub(super) fn leave_layers(&mut self, ix: Ix) {
+        let Some(made_of) = self.units.get_mut(ix).and_then(|unit| unit.made_of.take()) else { return };
+        self.release_layers(ix, &made_of);
+    }
+
+    pub(super) fn release_layers(&mut self, ix: Ix, made_of: &MadeOf) {
+        for path in &made_of.paths {
+            let Some(backing) = self.units.backings.get_mut(path) else { continue };
+            backing.units.retain(|unit| *unit != ix);
+            if !backing.units.is_empty() {
+                continue;
+            }
+            let slot = self.units.backings.remove(path).and_then(|backing| backing.slot);
+            for slot in slot.into_iter().chain(self.ways.release(path)) {
+                self.sensor.unwatch(slot);
+                self.slots.release(slot);
+            }
+        }
+    }
+
+    fn watch_layer(&mut self, path: &HostPath) -> Result<(), String> {
+        // In the upper layer there is nothing before the first change.
+        let Ok(fd) = self.options.root.locate(path) else { return Ok(()) };
+        let Some(inode) = inode_of(&fd) else { return Ok(()) };
+        let Some(backing) = self.units.backings.get_mut(path) else { return Ok(()) };
+        if let Some(slot) = backing.slot.filter(|_| backing.watched == Some(inode)) {
+            match self.sensor.stands(fd.as_fd(), slot) {
+                Stands::Yes => return Ok(()),
+                Stands::Outdated => {}
+                Stands::Taken => self.watch_was_taken(slot),
+            }
+        }
+        let Some(backing) = self.units.backings.get_mut(path) else { return Ok(()) };
+        let slot = backing.slot.or_else(|| self.slots.take(Use::Backing(path.clone())));
+        let slot = slot.ok_or_else(|| NO_SLOT.to_owned())?;
+        backing.slot = Some(slot);
+        self.sensor.watch(fd.as_fd(), slot, WatchKind::Object, path).map_err(|error| error.to_string())?;
+        backing.watched = Some(inode);
+        Ok(())
+    }
+
+    /// No tag stands any more.
+    pub(super) fn layers_untagged(&mut self) {
+        for backing in self.units.backings.values_mut() {
+            backing.watched = None;
+        }
+    }
+
+    /// Objects that are made of what lies below a directory.
+    pub(super) fn made_below(&self, dir: &HostPath) -> Vec<Ix> {
+        let below = |path: &HostPath| path.below(dir).is_some_and(|rest| !rest.is_empty());
+        let backings = self.units.backings.iter().filter(|(path, _)| below(path));
+        backings.flat_map(|(_, backing)| backing.units.iter().copied()).collect()
+    }
+}
