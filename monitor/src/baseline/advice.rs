@@ -9,7 +9,7 @@ use super::meaning::Form;
 use super::object::{EntryKind, Publish, Writer};
 use super::observe::{Context, FoundKind, Root, observe};
 use super::statement::WireWriter;
-use crate::attribution::pods::volume_path;
+use crate::attribution::pods::{VolumePath, source_kind, volume_path};
 use crate::inventory::containers::{self, NodeContainer};
 use crate::model::{Class, HostPath};
 use crate::profile::{Compare, Layout, PodWriter, Profiles, Surroundings};
@@ -50,7 +50,9 @@ impl<'s> Advisor<'s> {
         let layout = layout_for(path, self.layout);
         let around = InRoot { root: self.root, pods: layout.kubelet_root.join(b"pods") };
         let found = self.profiles.rule_of(path, &layout, &around)?;
-        let pod_uid = volume_path(path, &layout.kubelet_root).map(|at| at.pod_uid);
+        // What lies in a CSI volume its driver wrote, which is another pod's container.
+        let own = |at: &VolumePath| source_kind(&at.plugin) != Some("CSI");
+        let pod_uid = volume_path(path, &layout.kubelet_root).filter(own).map(|at| at.pod_uid);
         let (profile, rule) = (found.profile, found.rule);
         let writers: Vec<String> = rule
             .writers
@@ -129,11 +131,9 @@ impl<'s> Advisor<'s> {
 /// The layout in which a path lies in a pod's volume, wherever the kubelet's directory is; else as it is.
 fn layout_for(path: &HostPath, layout: &Layout) -> Layout {
     let bytes = path.as_bytes();
-    let root =
-        memchr::memmem::find_iter(bytes, b"/pods/").map(|at| HostPath::new(&bytes[..at])).find(|root| {
-            volume_path(path, root)
-                .is_some_and(|at| crate::attribution::pods::source_kind(&at.plugin).is_some())
-        });
+    let root = memchr::memmem::find_iter(bytes, b"/pods/")
+        .map(|at| HostPath::new(&bytes[..at]))
+        .find(|root| volume_path(path, root).is_some_and(|at| source_kind(&at.plugin).is_some()));
     match root {
         Some(kubelet_root) => Layout { kubelet_root, ..layout.clone() },
         None => layout.clone(),
@@ -260,6 +260,32 @@ mod tests {
         let kubelet = vec!["kubelet".to_owned()];
         assert_eq!(entry(b"istio-podinfo", b"labels"), (Class::Opaque, kubelet.clone()));
         assert_eq!(entry(b"custom-bootstrap-volume", b"custom_bootstrap.json"), (Class::Sealed, kubelet));
+    }
+
+    #[test]
+    fn a_csi_volume_is_its_drivers() {
+        let dir = node();
+        let volume = dir.path().join(VOLUMES).join("kubernetes.io~csi/tls");
+        let data = volume.join("mount/..2026_01_01_00_00_00.1");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(volume.join("vol_data.json"), r#"{"driverName":"csi.cert-manager.io"}"#).unwrap();
+        fs::write(data.join("note"), "renewed").unwrap();
+        symlink("..2026_01_01_00_00_00.1", volume.join("mount/..data")).unwrap();
+        symlink("..data/note", volume.join("mount/note")).unwrap();
+        container(&dir, 'f', ("u-7", "cert-manager-csi-driver"), ("/ko-app/cmd", "driver"));
+        // One in the pod itself is not the driver.
+        container(&dir, 'a', ("u-1", "app"), ("/ko-app/cmd", "evil"));
+        let (_, baseline) = seal(&dir, &[&format!("/{VOLUMES}/kubernetes.io~csi/tls/mount")]);
+        let object = &baseline.objects[0];
+        let Seal::Volume { entries } = &object.seal else { panic!("no volume") };
+        let entry = entries.iter().find(|entry| &*entry.path == b"note").unwrap();
+        assert_eq!(
+            (entry.class, object.writers()),
+            (Class::Opaque, &["cert-manager-csi-driver".to_owned()][..])
+        );
+        let Some(Writer::InPod(writer)) = baseline.writers.get(1) else { panic!("{:?}", baseline.writers) };
+        assert_eq!(writer.namespace.as_deref(), Some("istio-system"));
+        assert_eq!(writer.sha256, <[u8; 32]>::from(Sha256::digest(b"driver")));
     }
 
     #[test]

@@ -312,7 +312,8 @@ impl Sealer<'_> {
                 object.kind = WireType::Volume;
                 let mut files = BTreeMap::new();
                 for (logical, entry) in entries {
-                    files.insert(text(&logical), self.entry((&path, published), &logical, entry)?);
+                    let proven = published || !object.writers.is_empty();
+                    files.insert(text(&logical), self.entry((&path, proven), &logical, entry)?);
                 }
                 object.files = Some(Unique(files));
                 if published {
@@ -353,7 +354,7 @@ impl Sealer<'_> {
 
     fn entry(
         &mut self,
-        (volume, published): (&HostPath, bool),
+        (volume, proven): (&HostPath, bool),
         logical: &[u8],
         found: Found,
     ) -> Result<WireEntry, Error> {
@@ -362,7 +363,7 @@ impl Sealer<'_> {
             FoundKind::File { size, content } => {
                 // By its visible path: that is the one that stays.
                 let path = volume.join(logical);
-                let advice = self.advice(&path).map(|advice| (advice, published));
+                let advice = self.advice(&path).map(|advice| (advice, proven));
                 (WireType::File, self.content(&path, size, &content, (advice, false))?)
             }
             _ => (WireType::Directory, Sealed::default()),

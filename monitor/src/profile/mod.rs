@@ -83,6 +83,8 @@ pub struct Executable {
     pub path: String,
     /// For people.
     pub about: String,
+    /// Its name is its own: a file of that name is it wherever it lies.
+    pub anywhere: bool,
 }
 
 /// A process of a container that lawfully writes files of its own pod.
@@ -270,9 +272,9 @@ impl Profiles {
             own.flat_map(|profile| profile.executables.iter().map(move |executable| (profile, executable)))
         };
         let called = name(path)?;
-        all()
-            .find(|(_, known)| known.path.as_bytes() == path)
-            .or_else(|| all().find(|(_, known)| name(known.path.as_bytes()).as_ref() == Some(&called)))
+        all().find(|(_, known)| known.path.as_bytes() == path).or_else(|| {
+            all().find(|(_, known)| known.anywhere && name(known.path.as_bytes()).as_ref() == Some(&called))
+        })
     }
 
     /// Whether a reference to an image has a mesh's name in it, or its proxy's.

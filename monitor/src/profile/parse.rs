@@ -69,6 +69,7 @@ impl Checker<'_> {
             Ok(Executable {
                 path: self.absolute(&executable.path, &format!("executables[{at}].path"))?,
                 about: self.text(&executable.about, &format!("executables[{at}].about"))?,
+                anywhere: executable.anywhere.unwrap_or(true),
             })
         });
         let executables = executables.collect::<Result<Vec<_>, _>>()?;

@@ -160,6 +160,7 @@ fn executables_are_told_by_path_and_then_by_name() {
     assert_eq!(of("/opt/envoy"), Some("istio-proxy"));
     assert_eq!(of("/usr/bin/kuma-dp"), Some("kuma-sidecar"));
     assert_eq!(of("/controller"), None);
+    assert_eq!((of("/ko-app/cmd"), of("/usr/bin/cmd")), (Some("cert-manager-csi"), None));
     assert_eq!(of("/usr/bin/envoyx"), None);
 }
 

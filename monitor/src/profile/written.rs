@@ -34,6 +34,7 @@ pub(super) struct Written {
 pub(super) struct Executable {
     pub(super) path: Text,
     pub(super) about: Text,
+    pub(super) anywhere: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
