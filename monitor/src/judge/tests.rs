@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,7 +64,11 @@ const ALIVE: u64 = 4_026_532_000;
 
 /// A node on which the process called `kubelet` is the kubelet.
 #[derive(Debug, Default)]
-struct FakeWorld(Mutex<Arc<MeshFiles>>);
+struct FakeWorld {
+    mesh_files: Mutex<Arc<MeshFiles>>,
+    /// How often the judge asked for the facts: each time it works out the posture.
+    asked: AtomicU64,
+}
 
 impl World for FakeWorld {
     fn enrich(&self, _: &mut Actor) {}
@@ -85,12 +90,13 @@ impl World for FakeWorld {
         (Severity::High, Vec::new())
     }
     fn mesh_files(&self) -> Arc<MeshFiles> {
-        Arc::clone(&self.0.lock().unwrap())
+        Arc::clone(&self.mesh_files.lock().unwrap())
     }
     fn has_mount_namespace(&self, namespace: u64) -> bool {
         namespace == ALIVE
     }
     fn facts(&self) -> AgentFacts {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         AgentFacts {
             node: "n".to_owned(),
             mode: "observe".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{ALIVE, Bench, bench};
 use crate::judge::Query;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use crate::model::{Acknowledgement, Draft, HostPath, Operation, RecordBody, Resolution, Time};
 use crate::status::{Acknowledged, Posture, StatusReport};
@@ -93,8 +93,11 @@ async fn posture_is_so_since_it_changed_and_not_since_it_was_asked() {
     std::fs::write(bench.path("/d/a"), "two").unwrap();
     bench.see("sed", Operation::Write, "/d/a", |_| {}).await;
     let opened = bench.opened().await;
-    // Nobody asks for longer than the judge may take to note it.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // Nobody asks before the judge has noted it by itself.
+    let before = bench.world.asked.load(Ordering::SeqCst);
+    while bench.world.asked.load(Ordering::SeqCst) == before {
+        tokio::task::yield_now().await;
+    }
     let asked = Time::now();
     let status = bench.status().await;
     assert_eq!(status.posture, Posture::Violated);

@@ -9,7 +9,7 @@ use crate::model::{HostPath, RecordBody, Severity};
 impl Bench {
     async fn finds(&self, paths: &[&str], truncated: bool) {
         let paths = paths.iter().map(|path| HostPath::from(*path)).collect();
-        *self.world.0.lock().unwrap() = Arc::new(MeshFiles { paths, truncated });
+        *self.world.mesh_files.lock().unwrap() = Arc::new(MeshFiles { paths, truncated });
         self.commands.send(Command::Inventory).await.unwrap();
     }
 
