@@ -5,6 +5,7 @@
 //! a budget is a ratio wherever there is something to compare with, because machines differ.
 
 mod baseline;
+mod kernel;
 mod measure;
 mod verify;
 
@@ -22,6 +23,11 @@ const ALL: &[Bench] = &[
         name: "baseline",
         about: "100,000 objects: read, checked, and kept in memory",
         run: baseline::run,
+    },
+    Bench {
+        name: "kernel",
+        about: "files that nobody watches, with and without the programs, in guests that count instructions",
+        run: kernel::run,
     },
 ];
 

@@ -1,0 +1,237 @@
+//! What `cargo xtask bench kernel` runs in a guest whose time counts instructions: what an act on a file that nobody watches costs
+//! with the programs attached, and beside what else watches files.
+//!
+//! `bench_kernel DIRECTORY` prints nanoseconds of guest time for each act, as JSON.
+
+#![expect(clippy::multiple_unsafe_ops_per_block, reason = "one system call with its arguments")]
+
+use std::fs::{File, OpenOptions};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use monitor::model::{HostPath, Slot, WatchKind};
+use monitor::sensor::Sensor as _;
+use monitor::sensor::hooks::{self, HookRung, HookSensor, Options};
+use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags};
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Acts of one round.
+const ACTS: u32 = 2_000;
+/// Rounds that count, after one that does not: the median is told.
+const ROUNDS: usize = 5;
+/// A guest that has just booted does things of its own. It is taken to have settled once this many rounds in a row differ by
+/// less than a hundredth.
+const CALM: usize = 4;
+/// Rounds after which it is taken never to settle.
+const RESTLESS: usize = 300;
+
+fn main() -> Result<()> {
+    let dir = std::env::args_os().nth(1).map(PathBuf::from).context("bench_kernel DIRECTORY")?;
+    let dir = tempfile::tempdir_in(dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let _guard = runtime.enter();
+    let lab = Lab::new(dir.path())?;
+
+    lab.settle()?;
+    let off = lab.acts()?;
+    let mut on = Watching::start(dir.path())?;
+    on.tag(&lab.tagged)?;
+    let on_acts = lab.acts()?;
+    let on_tagged = lab.round(&|| lab.write_tagged())?;
+    let rung = on.sensor.rung();
+    on.stop(&runtime)?;
+    let off_again = lab.acts()?;
+    let off_tagged = lab.round(&|| lab.write_tagged())?;
+    let inotify = { beside(&inotify(dir.path())?, &lab, read_inotify)? };
+    let fanotify = { beside(&fanotify(dir.path())?, &lab, read_plain)? };
+    println!(
+        "{}",
+        json!({
+            "rung": rung, "off": off, "on": on_acts, "off_again": off_again,
+            "inotify": inotify, "fanotify": fanotify,
+            "tagged": { "off": off_tagged, "on": on_tagged },
+        })
+    );
+    Ok(())
+}
+
+/// What is acted upon: a file that nobody watches, in a directory that nobody watches, and one that is tagged.
+struct Lab {
+    file: PathBuf,
+    name: PathBuf,
+    tagged: PathBuf,
+    open: File,
+}
+
+impl Lab {
+    fn new(dir: &Path) -> Result<Self> {
+        let (file, tagged) = (dir.join("file"), dir.join("tagged"));
+        std::fs::write(&file, [0; 64])?;
+        std::fs::write(&tagged, [0; 64])?;
+        let open = OpenOptions::new().write(true).open(&tagged)?;
+        Ok(Self { name: dir.join("new"), file, tagged, open })
+    }
+
+    fn acts(&self) -> Result<Value> {
+        Ok(json!({
+            "open_write_close": self.round(&|| self.open_write_close())?,
+            "create_unlink": self.round(&|| self.create_unlink())?,
+        }))
+    }
+
+    fn open_write_close(&self) -> Result<()> {
+        Ok(OpenOptions::new().write(true).open(&self.file)?.write_all_at(&[1; 64], 0)?)
+    }
+
+    fn create_unlink(&self) -> Result<()> {
+        drop(File::create_new(&self.name)?);
+        Ok(std::fs::remove_file(&self.name)?)
+    }
+
+    fn write_tagged(&self) -> Result<()> {
+        Ok(self.open.write_all_at(&[1; 64], 0)?)
+    }
+
+    /// Waits until the guest does nothing else.
+    fn settle(&self) -> Result<()> {
+        let (mut before, mut calm) = (f64::MAX, 0);
+        for _ in 0..RESTLESS {
+            let now = once(&|| self.open_write_close())?;
+            calm = if (now - before).abs() < before / 100.0 { calm + 1 } else { 0 };
+            if calm == CALM {
+                return Ok(());
+            }
+            before = now;
+        }
+        bail!("the guest does not settle: {before} ns an act at last")
+    }
+
+    /// Nanoseconds of one act.
+    fn round(&self, act: &dyn Fn() -> Result<()>) -> Result<f64> {
+        let mut times = Vec::new();
+        for round in 0..=ROUNDS {
+            let took = once(act)?;
+            if round > 0 {
+                times.push(took);
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().context("no round")
+    }
+}
+
+/// One round: nanoseconds of one act.
+fn once(act: &dyn Fn() -> Result<()>) -> Result<f64> {
+    let started = Instant::now();
+    for _ in 0..ACTS {
+        act()?;
+    }
+    Ok(started.elapsed().as_secs_f64() * 1e9 / f64::from(ACTS))
+}
+
+/// The programs, all attached, and somebody who takes what they tell.
+struct Watching {
+    sensor: HookSensor,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    drain: JoinHandle<()>,
+}
+
+impl Watching {
+    fn start(base: &Path) -> Result<Self> {
+        let rung = if hooks::probe().bpf_in_list { HookRung::Lsm } else { HookRung::Fentry };
+        let (tx, mut rx) = tokio::sync::mpsc::channel(4096);
+        let drain = std::thread::spawn(move || while rx.blocking_recv().is_some() {});
+        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        let sensor = hooks::start(rung, &Options::new(base), tx, &mut tasks, stop.clone())?;
+        let blind = sensor.health().blind_to;
+        ensure!(blind.is_empty(), "blind to {blind:?}");
+        Ok(Self { sensor, tasks, stop, drain })
+    }
+
+    fn tag(&mut self, path: &Path) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(self.sensor.watch(fd.as_fd(), Slot(5), WatchKind::Object, &HostPath::from(path))?)
+    }
+
+    fn stop(mut self, runtime: &tokio::runtime::Runtime) -> Result<()> {
+        drop(self.sensor);
+        self.stop.cancel();
+        runtime.block_on(async { while self.tasks.join_next().await.is_some() {} });
+        self.drain.join().map_err(|_| anyhow::anyhow!("whoever takes the events panicked"))
+    }
+}
+
+/// The acts while a thread reads what another way of watching tells.
+fn beside(fd: &OwnedFd, lab: &Lab, read: fn(&OwnedFd)) -> Result<Value> {
+    let reader = fd.try_clone()?;
+    // It ends with the process.
+    let _reader = std::thread::spawn(move || {
+        loop {
+            read(&reader);
+        }
+    });
+    lab.acts()
+}
+
+fn inotify(dir: &Path) -> Result<OwnedFd> {
+    let fd = rustix::fs::inotify::init(CreateFlags::CLOEXEC)?;
+    let all = WatchFlags::OPEN
+        | WatchFlags::MODIFY
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::ATTRIB
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE;
+    rustix::fs::inotify::add_watch(&fd, dir, all)?;
+    Ok(fd)
+}
+
+fn read_inotify(fd: &OwnedFd) {
+    let mut buffer = [MaybeUninit::uninit(); 16 << 10];
+    let mut reader = Reader::new(fd, &mut buffer);
+    // What it says is of no concern here, only that it is read.
+    let _event = reader.next();
+    while !reader.is_buffer_empty() {
+        let _event = reader.next();
+    }
+}
+
+/// A mark on the file system, with names and file handles, as tools that watch whole nodes set it.
+fn fanotify(dir: &Path) -> Result<OwnedFd> {
+    const MASK: u64 =
+        libc::FAN_OPEN | libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_CREATE | libc::FAN_DELETE;
+    let path = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
+    let flags =
+        libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_REPORT_DFID_NAME | libc::FAN_UNLIMITED_QUEUE;
+    // SAFETY: a descriptor of our own, and a string that ends with NUL.
+    unsafe {
+        let fd = libc::fanotify_init(flags, 0);
+        ensure!(fd >= 0, "fanotify_init: {}", std::io::Error::last_os_error());
+        let fd = OwnedFd::from_raw_fd(fd);
+        let add = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
+        let marked = libc::fanotify_mark(
+            std::os::fd::AsRawFd::as_raw_fd(&fd),
+            add,
+            MASK,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+        );
+        ensure!(marked == 0, "fanotify_mark: {}", std::io::Error::last_os_error());
+        Ok(fd)
+    }
+}
+
+fn read_plain(fd: &OwnedFd) {
+    let mut buffer = [0; 16 << 10];
+    let _length = rustix::io::read(fd, &mut buffer[..]);
+}

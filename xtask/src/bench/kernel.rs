@@ -1,0 +1,122 @@
+//! What an act on a file that nobody watches costs with all programs attached: on and off in one guest, whose time counts
+//! instructions, so that a busy machine changes nothing; beside fanotify and inotify in the same guest.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::{Budget, Figure};
+use crate::build::{self, Profile};
+use crate::cmd::{self, say};
+use crate::setup;
+use crate::vm::kernel::{self, Series};
+use crate::vm::{self, End, Output, VmSpec};
+
+/// Each series, what the kernel's list of security modules is, and the most that an open, write and close may cost more, in percent.
+const GUESTS: [(Series, &str, f64); 5] = [
+    (Series::V5_10, vm::DEFAULT_LSM, 7.0),
+    (Series::V6_1, vm::DEFAULT_LSM, 7.0),
+    (Series::V6_12, vm::DEFAULT_LSM, 5.0),
+    (Series::V7_2, vm::DEFAULT_LSM, 5.0),
+    (Series::V6_12, "lockdown,capability", 5.0),
+];
+/// The most that creating and unlinking a file may cost more, in percent.
+const NAMES: f64 = 10.0;
+
+pub(super) fn run() -> Result<Vec<Figure>> {
+    setup::packages(setup::BUILD)?;
+    setup::packages(setup::VM)?;
+    let built =
+        build::static_binaries(Profile::Lane, &["--package", "meshseal-tests", "--bin", "bench_kernel"])?;
+    let mut figures = Vec::new();
+    for (series, lsm, most) in GUESTS {
+        say!("a guest with {series} ({lsm})");
+        let mut spec =
+            VmSpec::new(kernel::resolve(series)?, ["/with/bench_kernel", "/data"].map(Into::into).to_vec());
+        lsm.clone_into(&mut spec.lsm);
+        spec.with = vec![built.join("bench_kernel")];
+        spec.processors = 1;
+        spec.memory_mib = 2048;
+        spec.output = Output::Capture;
+        spec.timeout = Some(Duration::from_secs(1800));
+        // One nanosecond of guest time is one instruction.
+        spec.qemu_args = ["-icount", "shift=0,sleep=off"].map(Into::into).to_vec();
+        let outcome = vm::run(&spec)?;
+        let said = String::from_utf8_lossy(&outcome.stdout);
+        if !matches!(outcome.end, End::Exited(0)) {
+            let errors = String::from_utf8_lossy(&outcome.stderr);
+            bail!("bench_kernel on {series}: {:?}: {}", outcome.end, cmd::tail(errors.trim(), 10));
+        }
+        let said: Value = serde_json::from_str(said.trim()).context("what bench_kernel says")?;
+        figures.extend(figures_of(series, &said, most)?);
+    }
+    Ok(figures)
+}
+
+fn figures_of(series: Series, said: &Value, most: f64) -> Result<Vec<Figure>> {
+    let rung = said["rung"].as_str().context("the rung")?;
+    let number = |way: &str, act: &str| {
+        said[way][act].as_f64().with_context(|| format!("{way} {act} of bench_kernel"))
+    };
+    let mut figures = Vec::new();
+    for (act, words, most) in
+        [("open_write_close", "open+write+close", most), ("create_unlink", "create+unlink", NAMES)]
+    {
+        // Before and after: what the guest does of its own falls out.
+        let off = f64::midpoint(number("off", act)?, number("off_again", act)?);
+        let on = number("on", act)?;
+        let more = (on / off - 1.0) * 100.0;
+        figures.push(Figure {
+            what: format!("{series} {rung}: {words} of a file that is not watched"),
+            value: on,
+            unit: "instructions",
+            beside: Some(("without programs".to_owned(), off)),
+            budget: Some(Budget { says: format!("at most {most} % more"), is: more, met: more <= most }),
+        });
+        for peer in ["inotify", "fanotify"] {
+            let cost = number(peer, act)?;
+            figures.push(Figure {
+                what: format!("{series} {rung}: {words}, {:.2} times what it costs under {peer}", on / cost),
+                value: on,
+                unit: "instructions",
+                beside: Some((peer.to_owned(), cost)),
+                budget: Some(Budget {
+                    says: format!("at most what it costs under {peer}"),
+                    is: on / cost,
+                    met: on <= cost,
+                }),
+            });
+        }
+    }
+    let (off, on) = (number("tagged", "off")?, number("tagged", "on")?);
+    figures.push(Figure {
+        what: format!("{series} {rung}: a write to a file that is watched, its record read and told"),
+        value: on,
+        unit: "instructions",
+        beside: Some(("not watched".to_owned(), off)),
+        budget: None,
+    });
+    Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_about_on_and_off_in_one_guest() {
+        let acts =
+            |open: f64, create: f64| serde_json::json!({"open_write_close": open, "create_unlink": create});
+        let said = serde_json::json!({
+            "rung": "lsm", "off": acts(990.0, 2000.0), "off_again": acts(1010.0, 2000.0), "on": acts(1040.0, 2300.0),
+            "inotify": acts(1500.0, 2200.0), "fanotify": acts(2600.0, 5000.0), "tagged": {"off": 500.0, "on": 900.0},
+        });
+        let figures = figures_of(Series::V6_12, &said, 5.0).unwrap();
+        let met: Vec<bool> =
+            figures.iter().filter_map(|figure| figure.budget.as_ref()).map(|b| b.met).collect();
+        assert_eq!(met, [true, true, true, false, false, true]);
+        assert_eq!(figures.len(), 7);
+        assert!(figures_of(Series::V6_12, &serde_json::json!({"rung": "lsm"}), 5.0).is_err());
+    }
+}
