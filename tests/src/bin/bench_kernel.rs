@@ -41,23 +41,29 @@ fn main() -> Result<()> {
     let _guard = runtime.enter();
     let lab = Lab::new(dir.path())?;
 
+    // What the agent holds for itself lies on another file system: what is held on this one costs by itself.
+    let elsewhere = tempfile::tempdir_in("/tmp")?;
     lab.settle()?;
     let off = lab.acts()?;
-    let mut on = Watching::start(dir.path())?;
-    on.tag(&lab.tagged)?;
-    let on_acts = lab.acts()?;
-    let on_tagged = lab.round(&|| lab.write_tagged())?;
+    let on = Watching::start(elsewhere.path())?;
     let rung = on.sensor.rung();
+    let on_acts = lab.acts()?;
     on.stop(&runtime)?;
     let off_again = lab.acts()?;
     let off_tagged = lab.round(&|| lab.write_tagged())?;
-    let inotify = { beside(&inotify(dir.path())?, &lab, read_inotify)? };
-    let fanotify = { beside(&fanotify(dir.path())?, &lab, read_plain)? };
+    let mut on = Watching::start(elsewhere.path())?;
+    on.tag(&lab.tagged)?;
+    let held = lab.acts()?;
+    let on_tagged = lab.round(&|| lab.write_tagged())?;
+    on.stop(&runtime)?;
+    let inotify_elsewhere = beside(&inotify(&lab.tagged)?, &lab, read_inotify)?;
+    let inotify = beside(&inotify(dir.path())?, &lab, read_inotify)?;
+    let fanotify = beside(&fanotify(dir.path())?, &lab, read_plain)?;
     println!(
         "{}",
         json!({
-            "rung": rung, "off": off, "on": on_acts, "off_again": off_again,
-            "inotify": inotify, "fanotify": fanotify,
+            "rung": rung, "off": off, "on": on_acts, "off_again": off_again, "held": held,
+            "inotify_elsewhere": inotify_elsewhere, "inotify": inotify, "fanotify": fanotify,
             "tagged": { "off": off_tagged, "on": on_tagged },
         })
     );

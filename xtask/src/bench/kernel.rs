@@ -74,10 +74,18 @@ fn figures_of(series: Series, said: &Value, most: f64) -> Result<Vec<Figure>> {
             beside: Some(("without programs".to_owned(), off)),
             budget: Some(Budget { says: format!("at most {most} % more"), is: more, met: more <= most }),
         });
+        // Any watch on a file system makes its files cost more: one of the agent's, one of inotify's.
+        figures.push(Figure {
+            what: format!("{series} {rung}: {words} where another file of the file system is watched"),
+            value: number("held", act)?,
+            unit: "instructions",
+            beside: Some(("so by inotify, without programs".to_owned(), number("inotify_elsewhere", act)?)),
+            budget: None,
+        });
         for peer in ["inotify", "fanotify"] {
             let cost = number(peer, act)?;
             figures.push(Figure {
-                what: format!("{series} {rung}: {words}, {:.2} times what it costs under {peer}", on / cost),
+                what: format!("{series} {rung}: {words} beside {peer}"),
                 value: on,
                 unit: "instructions",
                 beside: Some((peer.to_owned(), cost)),
@@ -110,13 +118,13 @@ mod tests {
             |open: f64, create: f64| serde_json::json!({"open_write_close": open, "create_unlink": create});
         let said = serde_json::json!({
             "rung": "lsm", "off": acts(990.0, 2000.0), "off_again": acts(1010.0, 2000.0), "on": acts(1040.0, 2300.0),
-            "inotify": acts(1500.0, 2200.0), "fanotify": acts(2600.0, 5000.0), "tagged": {"off": 500.0, "on": 900.0},
+            "held": acts(1100.0, 2400.0), "inotify_elsewhere": acts(1080.0, 2100.0), "inotify": acts(1500.0, 2200.0), "fanotify": acts(2600.0, 5000.0), "tagged": {"off": 500.0, "on": 900.0},
         });
         let figures = figures_of(Series::V6_12, &said, 5.0).unwrap();
         let met: Vec<bool> =
             figures.iter().filter_map(|figure| figure.budget.as_ref()).map(|b| b.met).collect();
         assert_eq!(met, [true, true, true, false, false, true]);
-        assert_eq!(figures.len(), 7);
+        assert_eq!(figures.len(), 9);
         assert!(figures_of(Series::V6_12, &serde_json::json!({"rung": "lsm"}), 5.0).is_err());
     }
 }
