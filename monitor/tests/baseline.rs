@@ -150,6 +150,44 @@ fn signatures_by_openssl_are_ours_and_ours_are_openssls() {
 }
 
 #[test]
+fn a_golden_node_is_sealed_by_what_profiles_know_of_it() {
+    let fixture = Fixture::new();
+    let node = fixture.path("node");
+    for (file, content) in [
+        (
+            "etc/cni/net.d/10-bridge.conflist",
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"}]}"#,
+        ),
+        (
+            "etc/cni/net.d/20-istio.conflist",
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"istio-cni"}]}"#,
+        ),
+        ("opt/cni/bin/istio-cni", "plugin"),
+        ("opt/cni/bin/bridge", "plugin"),
+        ("etc/passwd", "nobody's business"),
+    ] {
+        let path = node.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let root = node.to_str().unwrap();
+    fixture.good(&["seal", "--root", root, "--profile", "istio-cni", "-o", "golden.json"]);
+    let statement: Value = serde_json::from_slice(&fs::read(fixture.path("golden.json")).unwrap()).unwrap();
+    let sealed = statement["predicate"]["objects"].as_array().unwrap();
+    let paths: Vec<&str> = sealed.iter().map(|object| object["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["/etc/cni/net.d/20-istio.conflist", "/opt/cni/bin/istio-cni"]);
+
+    let names = "one of cert-manager-csi, cilium, ";
+    let refused = fixture.refused(&["seal", "--root", root, "--profile", "istio-cnl", "-o", "none.json"]);
+    assert!(
+        refused.starts_with("meshseal: arguments: --profile istio-cnl: expected ") && refused.contains(names),
+        "{refused}"
+    );
+    let refused = fixture.refused(&["seal", "--root", root, "--profile", "kuma-cni", "-o", "none.json"]);
+    assert!(refused.contains("something of kuma-cni"), "{refused}");
+}
+
+#[test]
 fn a_threshold_counts_distinct_trusted_keys() {
     let fixture = Fixture::new();
     fixture.seal_and_sign("/etc");

@@ -13,7 +13,9 @@ use crate::baseline::statement::{Statement, Validity};
 use crate::baseline::{Error, Root, write_atomic};
 use crate::config::units;
 use crate::image::{self, glob::Glob, layout::Platform};
-use crate::inventory::mesh::CniDirs;
+use crate::inventory::mesh::{self, CniDirs};
+use crate::inventory::pods;
+use crate::inventory::procs::Proc;
 use crate::manifest::{self, Manifests};
 use crate::model::{Class, HostPath, Time};
 use crate::profile::{Layout, ProfileError, Profiles};
@@ -21,8 +23,11 @@ use crate::profile::{Layout, ProfileError, Profiles};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Files, symlinks, directories (closed, with all below) and volumes, as the host names them.
-    #[arg(long = "path", required_unless_present_any = ["manifests", "images"], num_args = 1.., value_name = "PATH")]
+    #[arg(long = "path", required_unless_present_any = ["manifests", "images", "profile"], num_args = 1.., value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// What these profiles know of this node, taken as it is: for a golden node.
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    profile: Vec<String>,
     /// Rendered Kubernetes manifests, YAML or JSON: files, or directories with all below.
     #[arg(long, num_args = 1.., value_name = "DIR")]
     manifests: Vec<PathBuf>,
@@ -116,7 +121,7 @@ impl From<Error> for Failure {
 
 pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
     let root = Root::open(&args.root)?;
-    let paths =
+    let mut paths =
         args.paths.iter().map(|path| host_path(&root, &args.root, path)).collect::<Result<Vec<_>, _>>()?;
     let secret_key = args.secret_key.as_deref().map(SecretKey::read).transpose()?.map(Arc::new);
     let now = Time::now();
@@ -134,9 +139,15 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
         source_commit: args.source_commit.clone(),
         secret_key,
         profiles: Arc::new(Profiles::with(&args.profiles)?),
-        layout: Layout { cni: CniDirs::find(&args.root), ..Layout::default() },
+        layout: Layout {
+            cni: CniDirs::find(&args.root),
+            kubelet_root: pods::kubelet_root(&root).unwrap_or(Layout::default().kubelet_root),
+        },
         ..Options::default()
     };
+    if !args.profile.is_empty() {
+        paths.extend(known_to_profiles(args, &options)?);
+    }
     let mut proposal = statement_for(&root, &paths, &options)?;
     if !args.manifests.is_empty() {
         proposal = with_manifests(proposal, args, &options)?;
@@ -176,6 +187,37 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
         )?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where what these profiles tell of lies below the root.
+fn known_to_profiles(args: &Args, options: &Options) -> Result<Vec<HostPath>, Failure> {
+    let profiles = &options.profiles;
+    if let Some(unknown) = args.profile.iter().find(|name| profiles.get(name).is_none()) {
+        let names: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).collect();
+        return Err(Failure::new(
+            "arguments",
+            format!("--profile {unknown}"),
+            format!("one of {}", names.join(", ")),
+        ));
+    }
+    let fail = |expected: String| {
+        Failure::new("cannot seal", format!("--profile below {}", args.root.display()), expected)
+    };
+    // Processes are those of the node whose root it is; a tree that nobody runs has none.
+    let proc = Proc::new(args.root.join("proc"));
+    let found = mesh::find(&args.root, &options.layout, profiles, &proc);
+    if found.truncated {
+        return Err(fail(format!("fewer mesh files: {} were found, and there are more", found.files.len())));
+    }
+    let mut paths = Vec::new();
+    for name in &args.profile {
+        let before = paths.len();
+        paths.extend(found.files.iter().filter(|file| file.profile == *name).map(|file| file.path.clone()));
+        if paths.len() == before {
+            return Err(fail(format!("something of {name}: nothing that its profile knows is there")));
+        }
+    }
+    Ok(paths)
 }
 
 /// Adds what the manifests say.

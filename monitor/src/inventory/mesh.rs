@@ -31,6 +31,8 @@ pub struct MeshFile {
     pub class: Class,
     /// `istio`, `linkerd`, ...; `cni` where it serves any.
     pub mesh: String,
+    /// The profile that tells of it.
+    pub profile: String,
     /// The pod it belongs to.
     pub pod_uid: Option<String>,
 }
@@ -87,6 +89,7 @@ impl Node<'_> {
             what: rule.about.clone(),
             class: rule.class,
             mesh: profile.mesh.clone(),
+            profile: profile.name.clone(),
             pod_uid,
         })
     }
@@ -135,6 +138,7 @@ impl Node<'_> {
                 what: format!("executable {}", String::from_utf8_lossy(base_name(called))),
                 class: Class::Sealed,
                 mesh: profile.mesh.clone(),
+                profile: profile.name.clone(),
                 pod_uid: pod.map(|pod| pod.pod_uid),
             };
             if !add(file) {
@@ -282,28 +286,30 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let layout = Layout { cni: CniDirs::find(root.path()), ..Layout::default() };
         let found = find(root.path(), &layout, Profiles::built_in(), &Proc::new(empty.path()));
-        let file = |path: &str, what: &str, class, mesh: &str, pod: Option<&str>| MeshFile {
-            path: HostPath::from(path),
-            what: what.to_owned(),
-            class,
-            mesh: mesh.to_owned(),
-            pod_uid: pod.map(str::to_owned),
-        };
+        let file =
+            |path: &str, what: &str, class, (mesh, profile): (&str, &str), pod: Option<&str>| MeshFile {
+                path: HostPath::from(path),
+                what: what.to_owned(),
+                class,
+                mesh: mesh.to_owned(),
+                profile: profile.to_owned(),
+                pod_uid: pod.map(str::to_owned),
+            };
         let expected = [
-            file("/etc/cni/net.d/10-x.conflist", "CNI configuration", Class::Sealed, "cni", None),
-            file("/opt/cni/bin/istio-cni", "CNI plugin", Class::Sealed, "istio", None),
+            file("/etc/cni/net.d/10-x.conflist", "CNI configuration", Class::Sealed, ("cni", "cni"), None),
+            file("/opt/cni/bin/istio-cni", "CNI plugin", Class::Sealed, ("istio", "istio-cni"), None),
             file(
                 "/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~configmap/istiod-ca-cert",
                 "Istio root certificate",
                 Class::Sealed,
-                "istio",
+                ("istio", "istio-proxy"),
                 Some("u-1"),
             ),
             file(
                 "/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~empty-dir/istio-envoy",
                 "Envoy bootstrap",
                 Class::Generated,
-                "istio",
+                ("istio", "istio-proxy"),
                 Some("u-1"),
             ),
         ];

@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use monitor::model::{HostPath, Slot, WatchKind};
 use monitor::sensor::Sensor as _;
-use monitor::sensor::hooks::{self, HookRung, HookSensor, Options};
+use monitor::sensor::hooks::{self, HookRung, HookSensor, Options, Pinned};
 use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
@@ -174,6 +174,9 @@ impl Watching {
         drop(self.sensor);
         self.stop.cancel();
         runtime.block_on(async { while self.tasks.join_next().await.is_some() {} });
+        // What is pinned would stay attached.
+        let pins = Pinned::all().map_err(|dir| anyhow::anyhow!("{dir} is in use"))?.remove();
+        ensure!(matches!(pins, Ok(1..)), "unpinned: {pins:?}");
         self.drain.join().map_err(|_| anyhow::anyhow!("whoever takes the events panicked"))
     }
 }
