@@ -49,6 +49,7 @@ fn main() -> Result<()> {
     let rung = on.sensor.rung();
     let on_acts = lab.acts()?;
     on.stop(&runtime)?;
+    lab.settle()?;
     let off_again = lab.acts()?;
     let off_tagged = lab.round(&|| lab.write_tagged())?;
     let mut on = Watching::start(elsewhere.path())?;
@@ -56,6 +57,7 @@ fn main() -> Result<()> {
     let held = lab.acts()?;
     let on_tagged = lab.round(&|| lab.write_tagged())?;
     on.stop(&runtime)?;
+    lab.settle()?;
     let inotify_elsewhere = beside(&inotify(&lab.tagged)?, &lab, read_inotify)?;
     let inotify = beside(&inotify(dir.path())?, &lab, read_inotify)?;
     let fanotify = beside(&fanotify(dir.path())?, &lab, read_plain)?;
