@@ -33,9 +33,12 @@ pub(crate) const VM: &[Need] = &[
     Need { what: "dpkg-deb", package: "dpkg" },
 ];
 
-/// What the guests of the full lane make other file systems with.
-pub(crate) const FILE_SYSTEMS: &[Need] =
-    &[Need { what: "mkfs.xfs", package: "xfsprogs" }, Need { what: "mkfs.btrfs", package: "btrfs-progs" }];
+/// What the guests of the full lane make other file systems and containers with.
+pub(crate) const GUEST_TOOLS: &[Need] = &[
+    Need { what: "mkfs.xfs", package: "xfsprogs" },
+    Need { what: "mkfs.btrfs", package: "btrfs-progs" },
+    Need { what: "crun", package: "crun" },
+];
 
 /// What the delivery tests run beside the packages of [`receivers`].
 const RECEIVERS: &[Need] =

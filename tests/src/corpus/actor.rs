@@ -56,6 +56,13 @@ impl Actor {
         Ok(writeln!(self.input.as_mut().context("stdin is closed")?, "{words}")?)
     }
 
+    /// Ends it whatever it does, and waits for that.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Lets it end, and waits for that.
     pub(super) fn end(mut self) -> Result<()> {
         self.input = None;
@@ -86,6 +93,7 @@ fn play(arguments: &[String]) -> Result<()> {
             super::overlay::act_inside(pid, act, Path::new(path))?;
             say("done")?;
         }
+        ("program", [root, program @ ..]) => super::overlay::become_in(Path::new(root), program)?,
         ("publisher", []) => super::volume::serve()?,
         ("writer", [dir, first, count, each]) => {
             super::load::write(Path::new(dir), first.parse()?, count.parse()?, each.parse()?)?;

@@ -8,6 +8,7 @@ mod acts;
 mod bpf;
 mod faults;
 mod filesystems;
+mod image;
 mod inject;
 mod load;
 mod mapping;
@@ -28,6 +29,7 @@ use self::faults::{
     a_hundred_thousand_writes_are_counted, what_is_taken_from_the_sensor_is_missed,
     what_is_too_much_for_the_sensor_is_named,
 };
+use self::image::a_proxy_is_sealed_from_its_image;
 use self::load::{
     a_burst_on_one_object_is_counted, a_store_through_a_held_mapping_is_not_denied,
     a_storm_leaves_each_object_right, anonymous_and_segment_mappings_do_no_harm,
@@ -72,6 +74,7 @@ const STORMS: &[Case] = crate::cases![a_hundred_thousand_writes_are_counted];
 const OVERLAYS: &[Case] = crate::cases![
     what_is_done_to_a_container_is_one_violation,
     a_layer_of_two_containers_is_a_violation_of_each,
+    a_proxy_is_sealed_from_its_image,
 ];
 
 /// A share of the corpus.

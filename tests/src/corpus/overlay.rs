@@ -77,20 +77,9 @@ impl Node {
     }
 
     fn mount(&self, at: usize) -> Result<()> {
-        let (upper, work, root) =
-            (self.upper(at), self.snapshot(&format!("c{at}")).join("work"), self.root(at));
-        for dir in [&upper, &work, &root] {
-            fs::create_dir_all(dir)?;
-        }
-        let options = format!(
-            "lowerdir={}:{},upperdir={},workdir={}",
-            self.layer("2").display(),
-            self.layer("1").display(),
-            upper.display(),
-            work.display()
-        );
-        let options = std::ffi::CString::new(options)?;
-        Ok(rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
+        let root = self.root(at);
+        fs::create_dir_all(&root)?;
+        mount_overlay(&[&self.layer("2"), &self.layer("1")], &self.snapshot(&format!("c{at}")), &root)
     }
 
     /// Starts the first process of each container.
@@ -133,9 +122,26 @@ impl Drop for Node {
             if !root.exists() {
                 return;
             }
-            while rustix::mount::unmount(&root, UnmountFlags::DETACH).is_ok() {}
+            unmount(&root);
         }
     }
+}
+
+/// Mounts an overlay of these layers, topmost first, and of one of its own in that directory.
+pub(super) fn mount_overlay(lower: &[&Path], own: &Path, root: &Path) -> Result<()> {
+    let (upper, work) = (own.join("fs"), own.join("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir_all(dir)?;
+    }
+    let lower: Vec<String> = lower.iter().map(|layer| layer.display().to_string()).collect();
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    let options = std::ffi::CString::new(options)?;
+    Ok(rustix::mount::mount("overlay", root, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
+}
+
+pub(super) fn unmount(root: &Path) {
+    while rustix::mount::unmount(root, UnmountFlags::DETACH).is_ok() {}
 }
 
 /// The first process of a container: in a mount namespace of its own, with this root.
@@ -147,6 +153,14 @@ pub(super) fn live_in(root: &Path) -> Result<()> {
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     actor::say("held")
+}
+
+/// The first process of a container, which becomes that program.
+pub(super) fn become_in(root: &Path, program: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    live_in(root)?;
+    let (name, arguments) = program.split_first().context("no program")?;
+    Err(std::process::Command::new(name).args(arguments).exec().into())
 }
 
 /// Does something in the container of that process.

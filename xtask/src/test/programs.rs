@@ -127,9 +127,9 @@ pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built) -> Re
     spec.meshseal = Some(built.meshseal.clone());
     spec.with.clone_from(&programs);
     if full {
-        setup::packages(setup::FILE_SYSTEMS)?;
+        setup::packages(setup::GUEST_TOOLS)?;
         spec.modules = ["xfs", "btrfs"].map(str::to_owned).to_vec();
-        for need in setup::FILE_SYSTEMS {
+        for need in setup::GUEST_TOOLS {
             spec.with.push(cmd::find(need.what).with_context(|| format!("no {}", need.what))?);
         }
     }
