@@ -1,6 +1,7 @@
 //! The judge on real files, with a sensor that sees exactly what the test says it saw.
 
 mod acknowledge;
+mod chains;
 mod unsealed;
 
 use std::collections::HashMap;
@@ -16,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AgentFacts, Command, Inputs, Judge, MeshFiles, Options, World};
 use crate::baseline::{
-    AcceptedBaseline, Content, Context, FoundKind, Publish, Root, Seal, SealedObject, VolumeEntry, Writer,
-    observe,
+    AcceptedBaseline, Content, Context, Form, FoundKind, Publish, Root, Seal, SealedObject, VolumeEntry,
+    Writer, observe,
 };
 use crate::inventory::writers::Lawful;
 use crate::model::{
@@ -120,9 +121,14 @@ impl World for FakeWorld {
 
 /// Seals what stands at a path; a volume is the kubelet's to publish.
 fn sealed(root: &Root, path: &HostPath) -> SealedObject {
-    let found = observe(root, path, &Context::default()).unwrap();
+    let context = Context { forms: vec![Form::Cni], ..Context::default() };
+    let found = observe(root, path, &context).unwrap();
     let mut writers = None;
     let seal = match found.kind {
+        FoundKind::File { content, .. } if path.name().ends_with(b".conflist") => {
+            let (_, meaning) = content.meanings.into_iter().next().unwrap();
+            Seal::File { size: None, content: Content::Meaning(Arc::new(meaning.unwrap())) }
+        }
         FoundKind::File { size, content } => {
             Seal::File { size: Some(size), content: Content::Sha256(content.sha256) }
         }
