@@ -106,8 +106,7 @@ impl Boot {
 }
 
 /// Programs that take whatever rung the kernel allows.
-const FENTRY_TOO: [&str; 6] =
-    ["vm_agent", "vm_corpus", "vm_faults", "vm_filesystems", "vm_observations", "vm_overlay"];
+const FENTRY_TOO: [&str; 5] = ["vm_agent", "vm_corpus", "vm_faults", "vm_observations", "vm_overlay"];
 /// Of these, the programs that do all over again what the kernel skipped.
 const TAKES_SKIPS: [&str; 2] = ["vm_corpus", "vm_observations"];
 /// Programs that start many agents (the kernel's verifier takes its time at each, without hardware virtualisation), and the
