@@ -28,6 +28,9 @@ const WAITS_FOR_WRITER: u8 = 8;
 const WAIT_FOR_WRITER: Duration = Duration::from_millis(150);
 /// Looks after an act that moved nothing, before it is told as an attempt.
 const WAITS_FOR_EFFECT: u8 = 2;
+/// When an object is looked at once more after what was told of it may have come to pass only later: whoever acts may be kept waiting
+/// between the hook and the act, by a busy processor or a slow disk.
+const LATE_EFFECT: Duration = Duration::from_secs(2);
 /// How long an object that cannot be read is left alone.
 const RETRY_UNREADABLE: Duration = Duration::from_secs(10);
 
@@ -54,8 +57,14 @@ impl Judge {
             return self.retire(ix, "its container ended");
         }
         let verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
+        let replaced = look.found.as_ref().map(|found| found.inode) != unit.seen.map(|seen| seen.inode);
+        let late = verdict.may_be_early();
         let wait = self
             .must_wait(unit, &verdict, &acts, &lawful, &unlawful)
+            .or_else(|| {
+                let renaming = !replaced && verdict.reverted_by(Act::touches_names);
+                (renaming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS)
+            })
             // A runtime takes the root of an ended container away first, and then what the container lives by.
             .or_else(|| {
                 let ending = look.found.is_none() && unit.container.is_some();
@@ -90,6 +99,9 @@ impl Judge {
         }
         self.put_right(ix, &findings, &look);
         self.remember(ix, look, standing, superseded);
+        if late {
+            self.schedule.at_latest(ix, Instant::now() + LATE_EFFECT);
+        }
     }
 
     fn cannot_look(&mut self, ix: Ix, error: &ObserveError, acts: Acts) {
@@ -488,6 +500,20 @@ impl Judge {
 fn may_still_come(act: &Act) -> bool {
     let before = !matches!(act.sensor, Rung::Fanotify | Rung::Inotify | Rung::Scrub);
     before && !act.denied && act.operation != Operation::Open
+}
+
+impl Verdict {
+    /// Whether something was only touched, for a reason that is told of in advance.
+    fn may_be_early(&self) -> bool {
+        self.attempts.iter().any(may_still_come) || self.reverted_by(may_still_come)
+    }
+
+    fn reverted_by(&self, way: impl Fn(&Act) -> bool) -> bool {
+        self.findings
+            .iter()
+            .filter(|finding| finding.kind == ViolationKind::Reverted)
+            .any(|finding| finding.act.as_ref().is_some_and(&way))
+    }
 }
 
 /// The lawful writers of a unit, as its baseline declares them.

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod chains;
+mod late;
 mod unsealed;
 
 use std::collections::HashMap;

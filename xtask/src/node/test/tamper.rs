@@ -52,13 +52,14 @@ pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed) -> Vec<Tampering
         Tampering {
             what: "a process of the host edits the CNI configuration",
             act: Box::new(move || {
-                let script = r#"echo | tee -a "$1" > /dev/null"#;
+                // As many bytes as before, a plugin chain as before, for another version of the interface.
+                let script = r#"sed 's/"0\.4\.0"/"0.3.1"/' "$1" | dd of="$1" conv=notrunc status=none"#;
                 cmd::output(Command::new("sh").args(["-c", script, "sh"]).arg(&sealed.conflist)).map(drop)
             }),
             violation: "content",
             operation: "write",
             path: sealed.conflist.clone(),
-            comm: "tee",
+            comm: "dd",
             actor: None,
             target: None,
         },

@@ -1,0 +1,39 @@
+//! What comes to pass long after the hook that told of it: whoever acts may have been kept waiting in between.
+
+use super::{Bench, bench, short};
+use crate::model::{Operation, RecordBody};
+
+impl Bench {
+    /// The next record that is told in short.
+    async fn next(&mut self) -> String {
+        loop {
+            let batch = self.drafts.recv().await.unwrap();
+            let told = |body: &RecordBody| short(body);
+            if let Some(one) = batch.iter().find_map(|draft| told(&draft.body)) {
+                return one;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_comes_after_it_was_told_as_an_attempt_is_found() {
+    let mut bench = bench().await;
+    bench.see("dd", Operation::Write, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "attempt /x/lone Write dd");
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    assert_eq!(bench.next().await, "opened Content /x/lone Scrub ?");
+}
+
+#[tokio::test]
+async fn a_file_put_in_its_place_while_the_rename_was_looked_at_is_found() {
+    let mut bench = bench().await;
+    // Only the change time of the one that will be replaced has moved yet.
+    let lone = std::fs::File::open(bench.path("/x/lone")).unwrap();
+    lone.set_permissions(lone.metadata().unwrap().permissions()).unwrap();
+    bench.see("mv", Operation::Rename, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "opened Reverted /x/lone Rename mv");
+    std::fs::write(bench.path("/new"), "two").unwrap();
+    std::fs::rename(bench.path("/new"), bench.path("/x/lone")).unwrap();
+    assert_eq!(bench.next().await, "opened Replaced /x/lone Scrub ?");
+}
