@@ -19,6 +19,16 @@ pub(crate) struct Identity {
     start: u64,
 }
 
+/// A process that does nothing for now.
+#[derive(Debug)]
+pub(crate) struct Held(Identity);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.send(Signal::CONT);
+    }
+}
+
 impl Identity {
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let (state, start) = stat(pid)?;
@@ -34,6 +44,12 @@ impl Identity {
             // It may have ended just now, which is as good.
             let _gone = kill_process(pid, signal);
         }
+    }
+
+    /// Stops it until the answer is dropped.
+    pub(crate) fn hold(self) -> Held {
+        self.send(Signal::STOP);
+        Held(self)
     }
 
     /// Asks it to end, and makes it end when it does not.
