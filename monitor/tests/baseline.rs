@@ -177,12 +177,9 @@ fn a_golden_node_is_sealed_by_what_profiles_know_of_it() {
     let paths: Vec<&str> = sealed.iter().map(|object| object["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["/etc/cni/net.d/20-istio.conflist", "/opt/cni/bin/istio-cni"]);
 
-    let names = "one of cert-manager-csi, cilium, ";
     let refused = fixture.refused(&["seal", "--root", root, "--profile", "istio-cnl", "-o", "none.json"]);
-    assert!(
-        refused.starts_with("meshseal: arguments: --profile istio-cnl: expected ") && refused.contains(names),
-        "{refused}"
-    );
+    let start = "meshseal: arguments: --profile istio-cnl: one of cni, istio-proxy, ";
+    assert!(refused.starts_with(start), "{refused}");
     let refused = fixture.refused(&["seal", "--root", root, "--profile", "kuma-cni", "-o", "none.json"]);
     assert!(refused.contains("something of kuma-cni"), "{refused}");
 }

@@ -38,6 +38,22 @@ fn defaults_are_as_documented() {
 }
 
 #[test]
+fn a_digest_over_sorted_keys_is_the_one_that_others_work_out() {
+    let rotated = |path: &str, identity: Value| {
+        json!({
+            "class": "rotated", "gid": 0, "mode": "0644", "path": path, "type": "file", "uid": 0, "identity": identity,
+        })
+    };
+    let token = json!({ "kind": "token", "aud": ["istio-ca"], "iss": "https://issuer", "sub": "system:serviceaccount:a:b" });
+    let x509 = json!({
+        "kind": "x509", "keyFile": "/key.pem", "roots": ["00".repeat(32)], "rootsFile": "/roots.pem", "sans": ["DNS:a"],
+    });
+    let objects = json!([rotated("/chain", x509), rotated("/token", token)]);
+    let baseline = parse(&serde_json::to_vec(&statement(&objects)).unwrap()).unwrap();
+    assert_eq!(baseline.objects.len(), 2);
+}
+
+#[test]
 fn each_bad_object_names_its_field() {
     let hex = "00".repeat(32);
     let secret =

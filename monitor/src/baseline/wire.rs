@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::anchor::{Anchor, Image, Workload, WorkloadKind};
 use super::error::Error;
@@ -167,8 +168,8 @@ pub struct WireImage {
     pub names: Vec<String>,
 }
 
-/// An identity as text. Fields are sorted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An identity as text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum WireIdentity {
     /// A token.
@@ -183,17 +184,46 @@ pub enum WireIdentity {
     /// A certificate chain.
     X509 {
         /// Where the private key lies.
-        #[serde(rename = "keyFile", default, skip_serializing_if = "Option::is_none")]
+        #[serde(rename = "keyFile", default)]
         key_file: Option<HostPath>,
         /// Hex SHA-256 of the DER of each root.
-        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        #[serde(default)]
         roots: BTreeSet<String>,
         /// Where the roots lie.
-        #[serde(rename = "rootsFile", default, skip_serializing_if = "Option::is_none")]
+        #[serde(rename = "rootsFile", default)]
         roots_file: Option<HostPath>,
         /// `URI:...`, `DNS:...`.
         sans: BTreeSet<String>,
     },
+}
+
+/// Fields are sorted, the tag among them, where a derived one would stand first.
+impl Serialize for WireIdentity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Self::Token { aud, iss, sub } => {
+                map.serialize_entry("aud", aud)?;
+                map.serialize_entry("iss", iss)?;
+                map.serialize_entry("kind", "token")?;
+                map.serialize_entry("sub", sub)?;
+            }
+            Self::X509 { key_file, roots, roots_file, sans } => {
+                if let Some(file) = key_file {
+                    map.serialize_entry("keyFile", file)?;
+                }
+                map.serialize_entry("kind", "x509")?;
+                if !roots.is_empty() {
+                    map.serialize_entry("roots", roots)?;
+                }
+                if let Some(file) = roots_file {
+                    map.serialize_entry("rootsFile", file)?;
+                }
+                map.serialize_entry("sans", sans)?;
+            }
+        }
+        map.end()
+    }
 }
 
 /// What content means, as text. Fields are sorted.
