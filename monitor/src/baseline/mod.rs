@@ -36,6 +36,7 @@ pub mod uninstall;
 pub mod verify;
 pub mod volume;
 pub mod wire;
+mod wire_content;
 mod xattr;
 
 pub use anchor::{Anchor, Image, Workload, WorkloadKind};

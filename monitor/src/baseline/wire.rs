@@ -1,24 +1,22 @@
 //! One object of a statement as text, to and from what is kept in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use serde::de::{self, MapAccess, Visitor};
-use serde::ser::SerializeMap as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::anchor::{Anchor, Image, Workload, WorkloadKind};
 use super::error::Error;
-use super::identity::SealedIdentity;
-use super::meaning::{Chain, Form, Meaning, Plugin};
 use super::object::{
     Attributes, Content, Digest, EntryKind, MountedAt, Publish, Seal, SealedObject, VolumeEntry, Writer,
     XATTR_INLINE, XattrValue,
 };
 use super::statement::is_default_publish;
+pub use super::wire_content::{WireIdentity, WireMeaning};
 use crate::model::{Class, HostPath};
 
 /// Longest path, the kernel's `PATH_MAX`.
@@ -166,139 +164,6 @@ pub struct WireImage {
     /// References by which pods may name it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-}
-
-/// An identity as text.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum WireIdentity {
-    /// A token.
-    Token {
-        /// Audiences.
-        aud: BTreeSet<String>,
-        /// Issuer.
-        iss: String,
-        /// Subject.
-        sub: String,
-    },
-    /// A certificate chain.
-    X509 {
-        /// Where the private key lies.
-        #[serde(rename = "keyFile", default)]
-        key_file: Option<HostPath>,
-        /// Hex SHA-256 of the DER of each root.
-        #[serde(default)]
-        roots: BTreeSet<String>,
-        /// Where the roots lie.
-        #[serde(rename = "rootsFile", default)]
-        roots_file: Option<HostPath>,
-        /// `URI:...`, `DNS:...`.
-        sans: BTreeSet<String>,
-    },
-}
-
-/// Fields are sorted, the tag among them, where a derived one would stand first.
-impl Serialize for WireIdentity {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        match self {
-            Self::Token { aud, iss, sub } => {
-                map.serialize_entry("aud", aud)?;
-                map.serialize_entry("iss", iss)?;
-                map.serialize_entry("kind", "token")?;
-                map.serialize_entry("sub", sub)?;
-            }
-            Self::X509 { key_file, roots, roots_file, sans } => {
-                if let Some(file) = key_file {
-                    map.serialize_entry("keyFile", file)?;
-                }
-                map.serialize_entry("kind", "x509")?;
-                if !roots.is_empty() {
-                    map.serialize_entry("roots", roots)?;
-                }
-                if let Some(file) = roots_file {
-                    map.serialize_entry("rootsFile", file)?;
-                }
-                map.serialize_entry("sans", sans)?;
-            }
-        }
-        map.end()
-    }
-}
-
-/// What content means, as text. Fields are sorted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "form", rename_all = "lowercase", deny_unknown_fields)]
-pub enum WireMeaning {
-    /// A bundle of certificates.
-    Pem {
-        /// Hex SHA-256 of the DER of each.
-        hashes: BTreeSet<String>,
-    },
-    /// A chain of CNI plugins.
-    Cni {
-        /// In order.
-        plugins: Vec<Plugin>,
-        /// Hex SHA-256 of all but the plugins.
-        rest: String,
-    },
-    /// A JSON value.
-    Json {
-        /// Hex SHA-256 of it as canonical JSON.
-        sha256: String,
-    },
-    /// A YAML value.
-    Yaml {
-        /// Hex SHA-256 of it as canonical JSON.
-        sha256: String,
-    },
-}
-
-impl From<&Meaning> for WireMeaning {
-    fn from(meaning: &Meaning) -> Self {
-        match meaning {
-            Meaning::Pem(set) => Self::Pem { hashes: set.iter().map(hex::encode).collect() },
-            Meaning::Cni(chain) => {
-                Self::Cni { plugins: chain.plugins.clone(), rest: hex::encode(chain.rest) }
-            }
-            Meaning::Value(Form::Yaml, value) => Self::Yaml { sha256: hex::encode(value) },
-            Meaning::Value(_, value) => Self::Json { sha256: hex::encode(value) },
-        }
-    }
-}
-
-impl WireMeaning {
-    fn into_meaning(self, place: &str) -> Result<Meaning, Error> {
-        let bad = |field: &str, expected: &str| {
-            Error::new("bad statement", format!("{place}.meaning.{field}"), expected)
-        };
-        let read = |field: &str, text: &str| digest(text).ok_or_else(|| bad(field, "64 hex digits"));
-        Ok(match self {
-            Self::Pem { hashes } => {
-                let set: BTreeSet<Digest> =
-                    hashes.iter().map(|hash| read("hashes", hash)).collect::<Result<_, _>>()?;
-                if set.is_empty() {
-                    return Err(bad("hashes", "one at least"));
-                }
-                Meaning::Pem(set)
-            }
-            Self::Cni { plugins, rest } => {
-                let named = |plugin: &Plugin| (1..=255).contains(&plugin.kind.len());
-                if plugins.len() > 64 || !plugins.iter().all(named) {
-                    return Err(bad("plugins", "at most 64, each with a type of 1 to 255 bytes"));
-                }
-                for plugin in &plugins {
-                    let hash = read("plugins.sha256", &plugin.sha256)?;
-                    if plugin.sha256 != hex::encode(hash) {
-                        return Err(bad("plugins.sha256", "hex digits in lower case"));
-                    }
-                }
-                Meaning::Cni(Chain { plugins, rest: read("rest", &rest)? })
-            }
-            Self::Json { sha256 } => Meaning::Value(Form::Json, read("sha256", &sha256)?),
-            Self::Yaml { sha256 } => Meaning::Value(Form::Yaml, read("sha256", &sha256)?),
-        })
-    }
 }
 
 /// A map that refuses a key that comes twice, instead of taking the last.
@@ -608,7 +473,7 @@ impl Seals {
         } else if let Some(text) = &self.public_key {
             Content::PublicKey(read(".publicKey", text)?)
         } else if let Some(identity) = self.identity {
-            Content::Identity(Arc::new(sealed_identity(identity, place)?))
+            Content::Identity(Arc::new(identity.into_sealed(place)?))
         } else if let Some(meaning) = self.meaning {
             Content::Meaning(Arc::new(meaning.into_meaning(place)?))
         } else {
@@ -632,28 +497,6 @@ impl Seals {
         }
         Ok((self.size, content))
     }
-}
-
-fn sealed_identity(wire: WireIdentity, place: &str) -> Result<SealedIdentity, Error> {
-    let bad = |field: &str, expected: &str| {
-        Error::new("bad statement", format!("{place}.identity{field}"), expected)
-    };
-    Ok(match wire {
-        WireIdentity::Token { aud, iss, sub } => SealedIdentity::Token { iss, sub, aud },
-        WireIdentity::X509 { key_file, roots, roots_file, sans } => {
-            if [&key_file, &roots_file].into_iter().flatten().any(|path| !is_plain_path(path)) {
-                return Err(bad("", "absolute paths for keyFile and rootsFile"));
-            }
-            if sans.is_empty() {
-                return Err(bad(".sans", "at least one name"));
-            }
-            let roots = roots
-                .iter()
-                .map(|text| digest(text).ok_or_else(|| bad(".roots", "64 hex digits each")))
-                .collect::<Result<_, _>>()?;
-            SealedIdentity::X509 { sans, roots, roots_file, key_file }
-        }
-    })
 }
 
 fn attributes(
