@@ -386,14 +386,20 @@ fn a_file_that_grows_while_it_is_hashed() {
     let place = sealed_place();
     let dir = place.path();
     let stop = AtomicBool::new(false);
+    let (began, begins) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let stop = &stop;
+        scope.spawn(move || {
             let mut file = std::fs::OpenOptions::new().append(true).open(dir.join("root/etc/conf")).unwrap();
+            file.write_all(b"x").unwrap();
+            began.send(()).unwrap();
             while !stop.load(Ordering::Relaxed) {
                 file.write_all(b"x").unwrap();
             }
         });
+        begins.recv().unwrap();
         let answer = meshseal(dir, &VERIFY);
+        stop.store(true, Ordering::Relaxed);
         let told = String::from_utf8(answer.stdout).unwrap();
         // A busy machine may hold the writer up: then the bytes of one moment are told.
         match answer.status.code() {
@@ -401,7 +407,6 @@ fn a_file_that_grows_while_it_is_hashed() {
             Some(2) => assert!(told.contains("/etc/conf: keeps changing while it is read"), "{told}"),
             other => panic!("{other:?}: {told}"),
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
