@@ -275,7 +275,10 @@ fn what_may_not_be_read_or_written() {
     };
     // Root may read everything: then the binary runs as somebody else, from where they may run it.
     let root = rustix::process::geteuid().is_root();
-    std::fs::copy(env!("CARGO_BIN_EXE_meshseal"), dir.join("meshseal")).unwrap();
+    // By another process: a child that another test starts would hold a file that this one writes, and so keep it from being run.
+    let copied =
+        Command::new("cp").arg(env!("CARGO_BIN_EXE_meshseal")).arg(dir.join("meshseal")).status().unwrap();
+    assert!(copied.success());
     mode("", 0o755);
     mode("meshseal", 0o755);
     let run = |args: &[&str]| {

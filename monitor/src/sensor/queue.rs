@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -15,10 +14,6 @@ use super::SensorEvent;
 
 /// How long a full receiver is left alone.
 pub(super) const SHORT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// How long an act waits for its other half. Both come from one system call, but whoever makes it may lose its processor between
-/// them; other events do not make it longer.
-pub(super) const HALF: Duration = Duration::from_millis(250);
-
 /// The receiver is gone, or the sensor is to stop.
 pub(super) struct Stopped;
 

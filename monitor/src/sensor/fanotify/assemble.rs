@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use super::parse::{Event, Named, Pidfd};
 use super::sys::FileId;
 use crate::model::Time;
-use crate::sensor::queue::HALF;
+
+/// How long an act waits for its other half. Both come from one system call, but whoever makes it may lose its processor between
+/// them; other events do not make it longer.
+const HALF: Duration = Duration::from_millis(120);
 
 /// A directory and an entry of it.
 pub(super) type OwnedName = (FileId, Vec<u8>);

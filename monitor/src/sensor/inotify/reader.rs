@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FileType;
 use rustix::fs::inotify::{self, ReadFlags};
@@ -17,8 +17,11 @@ use crate::baseline::Root;
 use crate::model::{HostPath, InodeKey, Observation, Operation, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 use crate::sensor::canary::Heard;
-use crate::sensor::queue::{HALF, Queue, SHORT, Stopped};
+use crate::sensor::queue::{Queue, SHORT, Stopped};
 
+/// How long half a rename waits for the other half. The kernel queues both at once; what went to where nobody watches must not be told
+/// after it was found by comparing.
+const HALF: Duration = Duration::from_millis(20);
 /// Observations that are held before they are sent.
 const BATCH: usize = 256;
 /// Halves of renames that wait at once.

@@ -53,7 +53,10 @@ impl<'a> Judged<'a> {
         self.write(&manifests, &runnable(EVERY_KIND))?;
         let image = self.package.join("meshseal-image.tar");
         self.seal("shop", &[&rendered], &["--images", &image.to_string_lossy()])?;
-        self.cluster.kubectl(&["apply", "-f", &manifests.to_string_lossy()])?;
+        // On an emulated machine the API server may take longer than kubectl waits.
+        interrupt::until("the manifests are taken", PATIENCE, || {
+            self.cluster.kubectl(&["apply", "-f", &manifests.to_string_lossy()])
+        })?;
         for what in ["deployment/web", "statefulset/store"] {
             rollout(self.cluster, "shop", what)?;
         }
