@@ -277,8 +277,13 @@ impl Judge {
             return Some(WAIT_FOR_ACTS);
         }
         let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
-        let unexplained = verdict.findings.iter().filter(news).any(|finding| finding.act.is_none());
-        (unexplained && acts.is_empty() && unit.waited < WAITS_FOR_ACTS).then_some(WAIT_FOR_ACTS)
+        let mut findings = verdict.findings.iter().filter(news);
+        // Opening alone changes nothing: what did is seen on the disk already, and not yet told of.
+        let coming = findings.any(|finding| match &finding.act {
+            None => acts.is_empty(),
+            Some(act) => act.operation == Operation::Open && matches!(act.sensor, Rung::Lsm | Rung::Fentry),
+        });
+        (coming && unit.waited < WAITS_FOR_ACTS).then_some(WAIT_FOR_ACTS)
     }
 
     /// A lawful change or rotation.

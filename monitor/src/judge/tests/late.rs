@@ -37,3 +37,20 @@ async fn a_file_put_in_its_place_while_the_rename_was_looked_at_is_found() {
     std::fs::rename(bench.path("/new"), bench.path("/x/lone")).unwrap();
     assert_eq!(bench.next().await, "opened Replaced /x/lone Scrub ?");
 }
+
+#[tokio::test]
+async fn a_change_is_told_by_the_write_though_its_open_came_first() {
+    let mut bench = bench().await;
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("dd", Operation::Open, "/x/lone", |_| {}).await;
+    bench.see("dd", Operation::Write, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "opened Content /x/lone Write dd");
+}
+
+#[tokio::test]
+async fn a_change_that_no_more_than_an_open_explains_is_told_all_the_same() {
+    let mut bench = bench().await;
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("dd", Operation::Open, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "opened Content /x/lone Open dd");
+}
