@@ -15,7 +15,7 @@ use super::acts::SEALED;
 use super::load::{Storm, adds_up, bench, gaps_are_reconciled, hashes, last_states_are_told, object, storm};
 use super::rung::on_hooks;
 use super::{bpf, inject};
-use crate::agent::{Agent, Home, told_of};
+use crate::agent::{Agent, Home, PATIENCE, told_of};
 
 /// How often canaries act.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -74,7 +74,12 @@ fn detach(agent: &Agent, home: &Home, hook: &str) -> Result<()> {
             inject::replace_descriptor(pid, entry.file_name().to_string_lossy().parse()?)?;
         }
     }
-    ensure!(!bpf::is_linked(link), "the link of {hook} is still there");
+    // The kernel lets go of what a file held some time after it was closed.
+    let until = Instant::now() + PATIENCE;
+    while bpf::is_linked(link) {
+        ensure!(Instant::now() < until, "the link of {hook} is still there");
+        std::thread::yield_now();
+    }
     Ok(())
 }
 

@@ -99,7 +99,7 @@ impl Boot {
             Self::Lsm => true,
             // This kernel preempts itself, and skips a program of this rung that another task is in.
             Self::Fentry if series == Series::V7_2 && !full => TAKES_SKIPS.contains(&name.as_str()),
-            Self::Fentry => FENTRY_TOO.contains(&name.as_str()),
+            Self::Fentry => FENTRY_TOO.contains(&name.as_str()) && (full || name != "vm_faults"),
         };
         here && (full || !FULL_ONLY.contains(&name.as_str()))
     }
