@@ -99,7 +99,10 @@ impl Boot {
             Self::Lsm => true,
             // This kernel preempts itself, and skips a program of this rung that another task is in.
             Self::Fentry if series == Series::V7_2 && !full => TAKES_SKIPS.contains(&name.as_str()),
-            Self::Fentry => FENTRY_TOO.contains(&name.as_str()) && (full || name != "vm_faults"),
+            Self::Fentry if !full => {
+                FENTRY_TOO.contains(&name.as_str()) && !FULL_ON_FENTRY.contains(&name.as_str())
+            }
+            Self::Fentry => FENTRY_TOO.contains(&name.as_str()),
         };
         here && (full || !FULL_ONLY.contains(&name.as_str()))
     }
@@ -107,6 +110,8 @@ impl Boot {
 
 /// Programs that take whatever rung the kernel allows.
 const FENTRY_TOO: [&str; 5] = ["vm_agent", "vm_corpus", "vm_faults", "vm_observations", "vm_overlay"];
+/// Of these, the programs that run on that rung in the full lane only.
+const FULL_ON_FENTRY: [&str; 1] = ["vm_faults"];
 /// Of these, the programs that do all over again what the kernel skipped.
 const TAKES_SKIPS: [&str; 2] = ["vm_corpus", "vm_observations"];
 /// Programs that start many agents (the kernel's verifier takes its time at each, without hardware virtualisation), and the
