@@ -57,14 +57,9 @@ impl Judge {
             return self.retire(ix, "its container ended");
         }
         let verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
-        let replaced = look.found.as_ref().map(|found| found.inode) != unit.seen.map(|seen| seen.inode);
         let late = verdict.may_be_early();
         let wait = self
-            .must_wait(unit, &verdict, &acts, &lawful, &unlawful)
-            .or_else(|| {
-                let renaming = !replaced && verdict.reverted_by(Act::touches_names);
-                (renaming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS)
-            })
+            .must_wait(unit, &look, &verdict, &acts, &lawful, &unlawful)
             // A runtime takes the root of an ended container away first, and then what the container lives by.
             .or_else(|| {
                 let ending = look.found.is_none() && unit.container.is_some();
@@ -260,12 +255,13 @@ impl Judge {
     fn must_wait(
         &self,
         unit: &Unit,
+        look: &Look,
         verdict: &Verdict,
         acts: &Acts,
         lawful: &[&Act],
         unlawful: &[&Act],
     ) -> Option<Duration> {
-        unit.seen?;
+        let seen = unit.seen?;
         if verdict.findings.is_empty() {
             let coming = verdict.attempts.iter().any(may_still_come);
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
@@ -283,7 +279,11 @@ impl Judge {
             None => acts.is_empty(),
             Some(act) => act.operation == Operation::Open && matches!(act.sensor, Rung::Lsm | Rung::Fentry),
         });
-        (coming && unit.waited < WAITS_FOR_ACTS).then_some(WAIT_FOR_ACTS)
+        // The names have not changed yet: a rename in the middle.
+        let same = look.found.as_ref().is_some_and(|found| found.inode == seen.inode);
+        let renaming = same && verdict.reverted_by(Act::touches_names);
+        let wait = coming && unit.waited < WAITS_FOR_ACTS || renaming && unit.waited < WAITS_FOR_EFFECT;
+        wait.then_some(WAIT_FOR_ACTS)
     }
 
     /// A lawful change or rotation.
