@@ -57,6 +57,7 @@ layout! {
     inode_i_ino = Member("inode.i_ino", 8);
     inode_i_sb = Member("inode.i_sb", 8);
     inode_i_generation = Member("inode.i_generation", 4);
+    inode_i_nlink = Member("inode.i_nlink", 4);
     sb_s_dev = Member("super_block.s_dev", 4);
     sb_s_root = Member("super_block.s_root", 8);
     sb_s_active = Member("super_block.s_active", 4);
@@ -65,6 +66,7 @@ layout! {
     regs_si = Member("pt_regs.si", 8);
     vma_vm_file = Member("vm_area_struct.vm_file", 8);
     vma_vm_flags = Member("vm_area_struct.vm_flags", 8);
+    bprm_file = Member("linux_binprm.file", 8);
 
     task_real_parent = Member("task_struct.real_parent", 8);
     task_tgid = Member("task_struct.tgid", 4);
@@ -148,6 +150,7 @@ layout! {
     arg_file_setattr_dentry = Argument("inode_file_setattr", "dentry");
     arg_ptrace_child = Argument("ptrace_access_check", "child");
     arg_ptrace_mode = Argument("ptrace_access_check", "mode");
+    arg_bprm_check_bprm = Argument("bprm_check_security", "bprm");
     arg_move_mount_to = Argument("move_mount", "to_path");
 }
 

@@ -45,6 +45,11 @@ pub enum HookId {
     FileIoctlCompat = 27,
     InodeFileSetattr = 28,
     PtraceAccessCheck = 29,
+    /// `mmap_file`, of what becomes code.
+    MmapCode = 30,
+    /// `file_mprotect`, likewise.
+    MprotectCode = 31,
+    BprmCheckSecurity = 32,
 }
 
 /// What was done.
@@ -74,6 +79,7 @@ pub enum Op {
     Ioctl = 21,
     FileSetattr = 22,
     Ptrace = 23,
+    Execute = 24,
 }
 
 macro_rules! from_number {
@@ -92,9 +98,9 @@ macro_rules! from_number {
 from_number!(HookId: FileOpen FilePermission MmapFile FileMprotect InodeSetattr InodeSetxattr InodeRemovexattr
     InodeSetAcl InodeRemoveAcl InodeCreate InodeLink InodeSymlink InodeMkdir InodeMknod InodeUnlink InodeRmdir
     InodeRename DInstantiate SbMount SbKernMount MoveMount SbUmount SbPivotroot SbRemount MountSetattr FileIoctl
-    FileIoctlCompat InodeFileSetattr PtraceAccessCheck);
+    FileIoctlCompat InodeFileSetattr PtraceAccessCheck MmapCode MprotectCode BprmCheckSecurity);
 from_number!(Op: Open Write Mmap Setattr Truncate Setxattr Removexattr Create Link Symlink Mkdir Mknod Unlink Rmdir
-    Rename Mount Umount PivotRoot Remount MountSetattr Ioctl FileSetattr Ptrace);
+    Rename Mount Umount PivotRoot Remount MountSetattr Ioctl FileSetattr Ptrace Execute);
 
 /// `Tag::kind`: a file or symlink.
 pub const TAG_OBJECT: u8 = 1;
@@ -166,6 +172,20 @@ pub struct InodeId {
     pub dev: u32,
     /// `i_generation`.
     pub generation: u32,
+}
+
+/// What is known of an executable by the address of its inode, where the current task's cannot be reached by a pointer
+/// that the verifier trusts. The address may be another inode's by now: number and device must be the same.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    pub tag: Tag,
+    /// `i_ino`.
+    pub ino: u64,
+    /// `s_dev` of its super block.
+    pub dev: u32,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u32,
 }
 
 /// `Request::answer`: the inode is tagged.
@@ -240,6 +260,8 @@ pub const EVENT_PATH_AS_NAMED: u32 = 8;
 pub const EVENT_ONE_MOUNT: u32 = 16;
 /// `Event::flags`: a [`CallEnd`] of the same thread is to follow.
 pub const EVENT_ENDS: u32 = 32;
+/// `Event::flags`: the inode acted upon has no name left, or never had one.
+pub const EVENT_UNLINKED: u32 = 64;
 
 /// One act on a tagged inode.
 #[repr(C)]
@@ -309,6 +331,7 @@ const _: () = assert!(size_of::<Slot>() == 32);
 const _: () = assert!(size_of::<Control>() == 32);
 const _: () = assert!(size_of::<InodeId>() == 16);
 const _: () = assert!(size_of::<Request>() == 40);
+const _: () = assert!(size_of::<Program>() == 24);
 const _: () = assert!(
     size_of::<Actor>() == 3 * 8 + 10 * 4 + limits::COMM + limits::EXE + limits::ARGV + limits::CGROUP
 );
@@ -350,11 +373,11 @@ mod tests {
         for number in 0..64 {
             assert_eq!(
                 HookId::try_from(number).map_or(0, |hook| hook as u32),
-                if (1..=29).contains(&number) { number } else { 0 }
+                if (1..=32).contains(&number) { number } else { 0 }
             );
             assert_eq!(
                 Op::try_from(number).map_or(0, |op| op as u32),
-                if (1..=23).contains(&number) { number } else { 0 }
+                if (1..=24).contains(&number) { number } else { 0 }
             );
         }
     }

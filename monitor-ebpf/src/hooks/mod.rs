@@ -13,6 +13,7 @@
 mod attributes;
 mod calls;
 mod emit;
+mod execute;
 mod inherit;
 mod ioctl;
 mod mounts;
@@ -26,6 +27,10 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext;
 
 use crate::kernel::{Ptr, arg, opaque};
+
+/// The agent's own process: its reads are not counted.
+#[unsafe(no_mangle)]
+static AGENT: u32 = 0;
 
 /// A program's context, whatever its type.
 pub(crate) struct Context(*mut c_void);

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use monitor_ebpf::record::{HookId, Op, SLOT_COUNT_READS, Tag};
 
 use super::emit::{Act, emit};
-use super::{Context, number, pointer, tags};
+use super::{AGENT, Context, execute, number, pointer, tags};
 use crate::kernel::{Ptr, add, constant, field, inode_of, layout};
 use crate::rung::{TYPED_INODES, hook};
 
@@ -21,10 +21,6 @@ const MAP_ANONYMOUS: u64 = 0x20;
 const VM_WRITE: u64 = 2;
 const VM_SHARED: u64 = 8;
 
-/// The agent's own process: its reads are not counted.
-#[unsafe(no_mangle)]
-static AGENT: u32 = 0;
-
 hook!("file_open", file_open);
 
 #[inline(always)]
@@ -32,6 +28,7 @@ fn file_open(ctx: &Context) {
     // SAFETY: this hook's context; positions and offsets are this kernel's.
     unsafe {
         let file = pointer(ctx, layout!(arg_open_file));
+        execute::note_opened(file);
         let mode: u32 = field(file, layout!(file_f_mode));
         if mode & FMODE_WRITE == 0 {
             if tags::control().is_some_and(|control| (*control).count_reads != 0) {

@@ -32,7 +32,7 @@ pub(crate) fn control() -> Option<*mut Control> {
 
 /// Whether the tag is of its slot's present generation.
 #[inline(always)]
-fn live(tag: Tag) -> bool {
+pub(super) fn live(tag: Tag) -> bool {
     // SAFETY: a pointer into the array, never freed.
     slot(tag.slot).is_some_and(|slot| unsafe { (*slot).generation } == u32::from(tag.generation))
 }

@@ -38,7 +38,8 @@ unsafe fn append<const MASK: i32>(buffer: *mut u8, at: u64, room: u32, name: Ptr
     if took <= 0 || took > i64::from(room) { None } else { Some(took as u64) }
 }
 
-/// The path of a dentry below the root of its file system.
+/// The path of a dentry below the root of its file system. Where it is that root itself, its own name: `/`, or that of a file
+/// which has no place (`memfd:x`).
 ///
 /// # Safety
 /// `buffer` has `limits::PATH` bytes.
@@ -50,11 +51,11 @@ pub(crate) unsafe fn in_file_system(buffer: *mut u8, len: *mut u32, mut dentry: 
         if parent.is_null() {
             break;
         }
-        if parent == dentry {
+        let at = get(len);
+        if parent == dentry && at != 0 {
             return false;
         }
         let name = read_ptr(dentry, layout!(dentry_name));
-        let at = get(len);
         if at >= limits::PATH_WALK as u64 {
             break;
         }
@@ -63,12 +64,15 @@ pub(crate) unsafe fn in_file_system(buffer: *mut u8, len: *mut u32, mut dentry: 
             Some(took) => put(len, at + took),
             None => break,
         }
+        if parent == dentry {
+            return false;
+        }
         dentry = parent;
     }
     true
 }
 
-/// The path of an open file as its mount namespace names it: across mount points.
+/// The path of an open file as its mount namespace names it: across mount points; of a file that has no place, its name.
 ///
 /// # Safety
 /// `buffer` has `limits::EXE` bytes.
@@ -81,6 +85,13 @@ pub(crate) unsafe fn across_mounts(buffer: *mut u8, len: *mut u32, mut dentry: P
             let mount = mnt.wrapping_byte_sub(layout!(mount_mnt) as usize);
             let above = read_ptr(mount, layout!(mount_mnt_parent));
             if above == mount || above.is_null() {
+                if get(len) == 0 {
+                    let name = read_ptr(dentry, layout!(dentry_name));
+                    // SAFETY: at the beginning there is room.
+                    if let Some(took) = unsafe { append::<EXE>(buffer, 0, limits::NAME as u32, name) } {
+                        put(len, took);
+                    }
+                }
                 return false;
             }
             dentry = read_ptr(mount, layout!(mount_mnt_mountpoint));

@@ -10,13 +10,14 @@ use crate::attribution::attack::techniques;
 use crate::attribution::{Attribution, severity};
 use crate::baseline::{Root, Writer};
 use crate::export;
+use crate::inventory::code::{self, Foreign};
 use crate::inventory::in_pod::{InPods, PodWriter};
 use crate::inventory::mesh::{self, CniDirs};
 use crate::inventory::procs::Proc;
 use crate::inventory::writers::{Declared, Lawful, Writers};
 use crate::journal::{JournalHandle, JournalHealth, TreeHead};
 use crate::judge::{AgentFacts, MeshFiles, World};
-use crate::model::{Actor, Class, HostPath, Record, Severity, Target, ViolationKind};
+use crate::model::{Actor, Class, HostPath, Observation, Record, Severity, Target, ViolationKind};
 use crate::profile::{Layout, Profiles};
 use crate::sensor::Health;
 use crate::status::{AgentStatus, EventSource as _, ExportStatus, JournalStatus, ViolationStory};
@@ -154,6 +155,10 @@ impl World for Node {
         // A kubelet that was started a moment ago is proven now, or not at all.
         who.refresh();
         who.writers.is_lawful(actor, writer.name())
+    }
+
+    fn foreign_code(&self, observation: &Observation) -> Option<Foreign> {
+        code::foreign(&self.host_root, &Proc::default(), observation)
     }
 
     fn declare(&self, writers: &[Writer]) {

@@ -65,6 +65,12 @@ impl Layers {
         Some(layers)
     }
 
+    /// Where changes go, if there is such a place.
+    #[must_use]
+    pub const fn upper(&self) -> Option<&HostPath> {
+        self.upper.as_ref()
+    }
+
     /// Where the file that is seen at `path`, through this mount, lies in the upper layer; and where it may lie in those
     /// below, topmost first.
     #[must_use]

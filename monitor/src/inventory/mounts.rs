@@ -75,6 +75,13 @@ impl Mounts {
         Some(rebase(path_in_fs, &best.root, &best.point))
     }
 
+    /// Where `path_in_fs` is seen through that mount, if it is.
+    #[must_use]
+    pub fn seen_through(mount: &Mount, path_in_fs: &HostPath) -> Option<HostPath> {
+        let shown = mount.root == *path_in_fs || path_in_fs.below(&mount.root).is_some();
+        shown.then(|| rebase(path_in_fs, &mount.root, &mount.point))
+    }
+
     /// Where `path`, seen through the mount `id`, lies below the root of its file system.
     #[must_use]
     pub fn path_in_fs(&self, id: u64, path: &HostPath) -> Option<HostPath> {

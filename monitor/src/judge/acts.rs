@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::inventory::code::Foreign;
 use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Time};
 
 /// Acts kept apart in one unit and round; more are counted in the last one's `more`.
@@ -30,6 +31,8 @@ pub(crate) struct Act {
     pub(crate) failed: bool,
     /// It was seen in a layer of an overlay: by itself, or as part of what was done through the overlay.
     pub(crate) in_layer: bool,
+    /// What is known of the thing acted upon, beside its path.
+    pub(crate) note: Option<&'static str>,
 }
 
 impl Act {
@@ -49,7 +52,14 @@ impl Act {
             denied: observation.denied || observation.failed,
             failed: observation.failed,
             in_layer: false,
+            note: None,
         }
+    }
+
+    /// It tells of what became code, not of the program.
+    pub(crate) fn of_code(&mut self, code: &Foreign) {
+        self.path = code.path.clone();
+        self.note = Some(code.why);
     }
 
     /// One process did both.
@@ -75,6 +85,11 @@ impl Act {
                 (Err(a), Err(b)) => a == b,
                 _ => false,
             }
+    }
+
+    /// It made something code of a process that runs the object.
+    pub(crate) const fn runs_code(&self) -> bool {
+        runs_code(self.operation)
     }
 
     /// It can change bytes.
@@ -104,6 +119,11 @@ impl Act {
                 | Operation::Rename
         )
     }
+}
+
+/// It makes something code of a process that runs the object.
+pub(crate) const fn runs_code(operation: Operation) -> bool {
+    matches!(operation, Operation::MmapCode | Operation::Execve)
 }
 
 /// What waits for a unit to settle.

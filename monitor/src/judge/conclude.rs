@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 use super::acts::{Act, Acts, decisive};
-use super::covered::{covered, reached_into};
+use super::covered::{covered, executed, reached_into};
 use super::directory::{Neighbours, directory};
 use super::look::{Job, Look};
 use super::slots::Ix;
@@ -160,12 +160,16 @@ impl Judge {
         let sealed = self.book.sealed_inode(&object.path);
         let bared = self.ways.bared(&object.path);
         let over = covered(&object, unit.seen.as_ref(), found, &look.differences, unlawful, (sealed, bared));
+        let ran = executed(&object, acts, |path| unit.inner_ref(path.clone()));
         if over.whole {
-            return Verdict { findings: over.findings, attempts: over.attempts, incomplete: false };
+            let findings = over.findings.into_iter().chain(ran).collect();
+            return Verdict { findings, attempts: over.attempts, incomplete: false };
         }
         let reached = reached_into(&object, unlawful);
         let rest = |acts: &[&'a Act]| -> Vec<&'a Act> {
-            let other = |act: &&Act| !is_mount(act.operation) && act.operation != Operation::Ptrace;
+            let other = |act: &&Act| {
+                !is_mount(act.operation) && act.operation != Operation::Ptrace && !act.runs_code()
+            };
             acts.iter().copied().filter(other).collect()
         };
         let (all, unlawful) = (acts.iter().collect::<Vec<_>>(), rest(unlawful));
@@ -173,7 +177,7 @@ impl Judge {
         // The sealed inode itself stands there again.
         let back = look.differences.is_empty() && sealed.is_some() && found.map(|f| f.inode.ino) == sealed;
         verdict.findings.retain(|finding| !(back && finding.kind == ViolationKind::Replaced));
-        verdict.findings.extend(over.findings.into_iter().chain(reached));
+        verdict.findings.extend(over.findings.into_iter().chain(reached).chain(ran));
         verdict.attempts.extend(over.attempts);
         verdict
     }
@@ -342,7 +346,7 @@ impl Judge {
     }
 
     fn tell(&mut self, finding: &Finding) {
-        let target = self.target(&finding.object.path);
+        let target = self.target(finding.of.as_ref().unwrap_or(&finding.object.path));
         let actor = finding.act.as_ref().and_then(|act| act.actor.as_deref().ok());
         let (severity, attack) = self.world.weigh(
             finding.kind,

@@ -2,9 +2,9 @@
 //! that runs it.
 
 use crate::baseline::{Difference, Found};
-use crate::model::{ObjectRef, Operation, State, ViolationKind};
+use crate::model::{HostPath, ObjectRef, Operation, State, ViolationKind};
 
-use super::acts::{Act, decisive};
+use super::acts::{Act, Acts, decisive};
 use super::topology::is_mount;
 use super::verdict::{Round, Seen, merged};
 use super::violations::Finding;
@@ -82,6 +82,39 @@ pub(super) fn covered(
         .insert("inode".into(), found.map_or_else(|| "none".to_owned(), |found| found.inode.ino.to_string()));
     covered.findings.push(round.finding(kind, Some(act), expected, actual));
     covered
+}
+
+/// What processes that run the object made their code and did not come with it: a finding for each file.
+pub(super) fn executed(
+    object: &ObjectRef,
+    acts: &Acts,
+    as_inner: impl Fn(&HostPath) -> ObjectRef,
+) -> Vec<Finding> {
+    let mut by_file: Vec<(&HostPath, Vec<&Act>)> = Vec::new();
+    for act in acts.iter().filter(|act| act.runs_code() && !act.denied) {
+        match by_file.iter_mut().find(|(path, _)| **path == act.path) {
+            Some((_, acts)) => acts.push(act),
+            None => by_file.push((&act.path, vec![act])),
+        }
+    }
+    let finding = |(path, acts): (&HostPath, Vec<&Act>)| {
+        // In the kernel's words.
+        let told = acts.iter().map(|act| {
+            let code = act.operation == Operation::MmapCode;
+            Act { operation: if code { Operation::Mmap } else { act.operation }, ..(*act).clone() }
+        });
+        let told: Vec<Act> = told.collect();
+        let acts: Vec<&Act> = told.iter().collect();
+        let round = Round { object: &as_inner(path), acts: &acts };
+        let act = decisive(acts.iter().copied()).cloned();
+        let why = act.as_ref().and_then(|act| act.note).unwrap_or("is not sealed");
+        let mut finding = round.finding(ViolationKind::Executed, act, State::new(), State::new());
+        finding.standing = false;
+        finding.detail = Some(format!("by a process that runs {}; it {why}", object.path));
+        finding.of = Some(object.path.clone());
+        finding
+    };
+    by_file.into_iter().map(finding).collect()
 }
 
 /// Somebody attached to a process that runs the object, or opened, read or wrote its memory. It may have been read only:

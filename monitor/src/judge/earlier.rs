@@ -14,7 +14,11 @@ const HELD_MAX: usize = 65_536;
 impl Judge {
     /// Takes an act of the time before this agent watched.
     pub(crate) fn earlier(&mut self, observation: &Observation, path: HostPath, to: Option<HostPath>) {
-        let act = Act::new(observation, path.clone(), to.clone());
+        let mut act = Act::new(observation, path.clone(), to.clone());
+        if act.runs_code() {
+            let Some(foreign) = self.world.foreign_code(observation) else { return };
+            act.of_code(&foreign);
+        }
         for at in std::iter::once(path).chain(to) {
             if self.earlier.len() < HELD_MAX {
                 self.earlier.push((at, act.clone()));

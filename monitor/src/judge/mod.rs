@@ -412,7 +412,13 @@ impl Judge {
             SensorEvent::Observed(mut observation) => {
                 self.enrich(&mut observation);
                 let now = Instant::now();
-                let concerned = route::route(&observation, &self.slots, &self.units);
+                let mut concerned = route::route(&observation, &self.slots, &self.units);
+                if acts::runs_code(observation.operation) {
+                    match self.world.foreign_code(&observation) {
+                        Some(foreign) => concerned.iter_mut().for_each(|(_, act)| act.of_code(&foreign)),
+                        None => concerned.clear(),
+                    }
+                }
                 let told: Vec<Ix> = concerned.iter().map(|(ix, _)| *ix).collect();
                 for (ix, act) in concerned {
                     self.acted(ix, act, now);

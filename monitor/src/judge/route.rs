@@ -2,7 +2,7 @@
 
 use crate::model::{HostPath, InodeKey, Observation, Operation};
 
-use super::acts::Act;
+use super::acts::{Act, runs_code};
 use super::slots::{Ix, Slots, Use};
 use super::topology::{Ways, is_mount};
 
@@ -40,6 +40,8 @@ pub(crate) fn route(observation: &Observation, slots: &Slots, places: &impl Plac
     let first = slots.get(observation.slot);
     if is_name_operation(observation.operation) {
         names(observation, first, slots, places)
+    } else if runs_code(observation.operation) {
+        code(observation, first, places)
     } else {
         content(observation, first, places)
     }
@@ -230,6 +232,16 @@ pub(crate) fn in_layer(act: &Act, ix: Ix, places: &impl Places) -> Act {
     Act { path: seen(&act.path), to: act.to.as_ref().map(seen), in_layer: true, ..act.clone() }
 }
 
+/// The slot is the program's; what the act tells of is a file somewhere else.
+fn code(observation: &Observation, first: Option<&Use>, places: &impl Places) -> Vec<(Ix, Act)> {
+    let units = match first {
+        Some(Use::Backing(path)) => places.made_of(path).to_vec(),
+        what => unit(what).into_iter().collect(),
+    };
+    let act = |ix| Act::new(observation, places.path(ix).clone(), None);
+    units.into_iter().map(|ix| (ix, act(ix))).collect()
+}
+
 fn content(observation: &Observation, first: Option<&Use>, places: &impl Places) -> Vec<(Ix, Act)> {
     let Some(what) = first else { return Vec::new() };
     match what {
@@ -319,6 +331,7 @@ mod tests {
             count: 1,
             denied: false,
             failed: false,
+            unlinked: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod chains;
+mod code;
 mod late;
 mod unsealed;
 
@@ -21,6 +22,7 @@ use crate::baseline::{
     AcceptedBaseline, Content, Context, Form, FoundKind, Publish, Root, Seal, SealedObject, VolumeEntry,
     Writer, observe,
 };
+use crate::inventory::code::Foreign;
 use crate::inventory::writers::Lawful;
 use crate::model::{
     Actor, Class, Draft, HostPath, Observation, Operation, RecordBody, Rung, Severity, Slot, Target, Time,
@@ -76,6 +78,10 @@ impl World for FakeWorld {
     fn enrich(&self, _: &mut Actor) {}
     fn lawful(&self, actor: &Actor, writer: &Writer, _: &HostPath) -> Lawful {
         if actor.comm == writer.name() { Lawful::Yes } else { Lawful::No("another process".to_owned()) }
+    }
+    fn foreign_code(&self, observation: &Observation) -> Option<Foreign> {
+        let path = observation.path_in_fs.clone().unwrap();
+        (path.below(&HostPath::from("/lib")).is_none()).then_some(Foreign { path, why: "is a test" })
     }
     fn declare(&self, _: &[Writer]) {}
     fn target(&self, path: &HostPath) -> Option<Target> {
@@ -257,6 +263,7 @@ impl Bench {
             count: 1,
             denied: false,
             failed: false,
+            unlinked: false,
         };
         more(&mut observation);
         self.events.send(SensorEvent::Observed(Box::new(observation))).await.unwrap();

@@ -129,6 +129,7 @@ impl Round<'_> {
             operations,
             detail: None,
             standing: true,
+            of: None,
             unexplained,
         }
     }

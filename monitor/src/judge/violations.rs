@@ -31,6 +31,8 @@ pub(crate) struct Finding {
     pub(crate) detail: Option<String>,
     /// The wrong state stands (as opposed to something that happened and is over).
     pub(crate) standing: bool,
+    /// The object it belongs to, if that is not the one told of: whose pod is the target.
+    pub(crate) of: Option<HostPath>,
     /// Why nobody is named, where no act explains the finding.
     pub(crate) unexplained: &'static str,
 }

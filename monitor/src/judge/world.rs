@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::baseline::Writer;
+use crate::inventory::code::Foreign;
 use crate::inventory::writers::Lawful;
-use crate::model::{Actor, Class, HostPath, Severity, Target, ViolationKind};
+use crate::model::{Actor, Class, HostPath, Observation, Severity, Target, ViolationKind};
 use crate::sensor::Health;
 use crate::status::{AgentStatus, ExportStatus, JournalStatus, ViolationStory};
 
@@ -42,6 +43,9 @@ pub trait World: Send + Sync + std::fmt::Debug {
 
     /// Whether `actor` is the lawful writer `writer` of an object.
     fn lawful(&self, actor: &Actor, writer: &Writer, object: &HostPath) -> Lawful;
+
+    /// What a process that runs a sealed program made its code, if that did not come with the program. Looks at the file.
+    fn foreign_code(&self, observation: &Observation) -> Option<Foreign>;
 
     /// Takes note of the writers that baselines declare.
     fn declare(&self, writers: &[Writer]);

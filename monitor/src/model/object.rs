@@ -86,6 +86,8 @@ pub enum Family {
     Xattr,
     /// Memory of processes that run a sealed program.
     Memory,
+    /// What processes that run a sealed program load as code, or execute next.
+    Execute,
     /// ioctls and inode flags.
     Ioctl,
     /// create, link, symlink, mkdir, mknod, unlink, rmdir, rename.
@@ -112,6 +114,7 @@ impl Family {
             Self::Attributes => "attributes",
             Self::Xattr => "xattr",
             Self::Memory => "memory",
+            Self::Execute => "execute",
             Self::Ioctl => "ioctl",
             Self::Names => "names",
             Self::Inherit => "inherit",

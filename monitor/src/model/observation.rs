@@ -28,6 +28,10 @@ pub enum Rung {
 pub enum Operation {
     /// A process that runs it was attached to, or its memory opened, read or written.
     Ptrace,
+    /// A process that runs it made code of a file that is not sealed, by mapping it. Records tell it as `mmap`.
+    MmapCode,
+    /// A process that runs it executed a file that is not sealed.
+    Execve,
     /// Opened for writing.
     Open,
     /// Mode, owner or times set.
@@ -111,4 +115,6 @@ pub struct Observation {
     pub denied: bool,
     /// The kernel did not carry it out, for reasons of its own.
     pub failed: bool,
+    /// The inode acted upon has no name left, or never had one.
+    pub unlinked: bool,
 }

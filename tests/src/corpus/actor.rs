@@ -88,6 +88,11 @@ fn play(arguments: &[String]) -> Result<()> {
             (act.act)(&Site { root: root.into(), name: act.name }, gate)?;
             say("done")?;
         }
+        ("code", [name, root]) => {
+            super::code::as_the_program(name, Path::new(root))?;
+            say("done")?;
+        }
+        ("tool", []) => say("done")?,
         ("container", [root]) => super::overlay::live_in(Path::new(root))?,
         ("inside", [pid, act, path]) => {
             super::overlay::act_inside(pid, act, Path::new(path))?;

@@ -41,6 +41,16 @@ impl Site {
         self.root.join("l").join(self.name)
     }
 
+    /// A program that is sealed: this one.
+    pub(super) fn program(&self) -> PathBuf {
+        self.root.join("program")
+    }
+
+    /// The name of a file in memory, as records print it without the slash before.
+    pub(super) fn in_memory(&self) -> String {
+        format!("memfd:{}-{}", self.name, self.root.display().to_string().replace('/', "-"))
+    }
+
     pub(super) fn f(&self) -> PathBuf {
         self.dir().join("f")
     }
@@ -53,7 +63,7 @@ impl Site {
 /// One record that must come.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected {
-    /// Below `t/<act>`, or below `l/<act>` where it begins with a slash. As records print it.
+    /// Below `t/<act>`, or below `l/<act>` where it begins with a slash; or [`IN_MEMORY`]. As records print it.
     pub(super) path: &'static str,
     /// `None`: an attempt.
     pub(super) violation: Option<&'static str>,
@@ -66,6 +76,9 @@ pub(super) struct Expected {
     /// What lower rungs say of this act, where that is not what they say of the operation.
     pub(super) lower: Option<&'static str>,
 }
+
+/// The path of what has none: [`Site::in_memory`].
+pub(super) const IN_MEMORY: &str = "memfd:";
 
 /// Told otherwise by lower rungs.
 pub(super) const fn lower(operation: &'static str, expected: Expected) -> Expected {
@@ -134,7 +147,11 @@ pub(super) struct Act {
 
 /// All acts of all files.
 pub(super) fn all() -> impl Iterator<Item = &'static Act> {
-    ACTS.iter().chain(super::writes::ACTS).chain(super::ways::ACTS).chain(super::memory::ACTS)
+    ACTS.iter()
+        .chain(super::writes::ACTS)
+        .chain(super::ways::ACTS)
+        .chain(super::memory::ACTS)
+        .chain(super::code::ACTS)
 }
 
 pub(super) type Gate = fn() -> Result<()>;

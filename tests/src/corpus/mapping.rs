@@ -31,6 +31,11 @@ impl Mapping {
         Self::make(len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd())
     }
 
+    /// Private, as code.
+    pub(super) fn code(file: &File, len: usize) -> Result<Self> {
+        Self::make(len, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE, file.as_raw_fd())
+    }
+
     /// Shared, for reading for now.
     pub(super) fn shared_for_reading(file: &File, len: usize) -> Result<Self> {
         Self::make(len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd())
@@ -49,6 +54,14 @@ impl Mapping {
     pub(super) fn make_writable(&self) -> Result<()> {
         // SAFETY: the whole of a mapping that lives as long as `self`.
         let done = unsafe { libc::mprotect(self.at, self.len, libc::PROT_READ | libc::PROT_WRITE) };
+        ensure!(done == 0, "mprotect: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// Makes it code.
+    pub(super) fn make_code(&self) -> Result<()> {
+        // SAFETY: the whole of a mapping that lives as long as `self`, and is not run.
+        let done = unsafe { libc::mprotect(self.at, self.len, libc::PROT_READ | libc::PROT_EXEC) };
         ensure!(done == 0, "mprotect: {}", std::io::Error::last_os_error());
         Ok(())
     }

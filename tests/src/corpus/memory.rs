@@ -49,6 +49,14 @@ impl Drop for Running {
     }
 }
 
+/// Where a process has memory that it may write.
+fn writable_memory_of(pid: i32) -> Result<usize> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let line = maps.lines().find(|line| line.contains(" rw-p ")).context("no such memory")?;
+    let (start, _) = line.split_once('-').context("no range")?;
+    Ok(usize::from_str_radix(start, 16)?)
+}
+
 /// All acts of this file.
 pub(super) const ACTS: &[Act] = &[
     prepared(
@@ -60,6 +68,25 @@ pub(super) const ACTS: &[Act] = &[
             // SAFETY: attaching takes no memory.
             let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, running.pid()?, none, none) };
             ensure!(attached == 0, "ptrace: {}", std::io::Error::last_os_error());
+            Ok(())
+        },
+        &[hooks_only(some("program", "memory", "ptrace"))],
+    ),
+    prepared(
+        "write_into_a_sealed_program",
+        seal_a_program,
+        |site, _| {
+            let running = Running::new(site)?;
+            let (pid, mut byte) = (running.pid()?, [0_u8]);
+            let here = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+            let at = std::ptr::with_exposed_provenance_mut(writable_memory_of(pid)?);
+            let there = libc::iovec { iov_base: at, iov_len: 1 };
+            // SAFETY: room for one byte here; whatever stands at the other address is the other process's.
+            let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+            ensure!(read == 1, "process_vm_readv: {}", std::io::Error::last_os_error());
+            // SAFETY: as above; the byte is what stood there.
+            let written = unsafe { libc::process_vm_writev(pid, &raw const here, 1, &raw const there, 1, 0) };
+            ensure!(written == 1, "process_vm_writev: {}", std::io::Error::last_os_error());
             Ok(())
         },
         &[hooks_only(some("program", "memory", "ptrace"))],

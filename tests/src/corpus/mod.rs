@@ -6,6 +6,7 @@
 mod actor;
 mod acts;
 mod bpf;
+mod code;
 mod faults;
 mod filesystems;
 mod image;

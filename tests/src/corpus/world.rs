@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::actor::Actor;
-use super::acts::{Act, Begins, Expected, SEALED, Site, all};
+use super::acts::{Act, Begins, Expected, IN_MEMORY, SEALED, Site, all};
 use super::rung::{names_actors, on_hooks, tells_the_act, told_by};
 use crate::Case;
 use crate::agent::{Agent, Home, told_of};
@@ -112,7 +112,9 @@ fn run() -> Result<World> {
             sealed.push(site(fs, act).lone().join("f"));
         }
         fs::write(root.join("sentinel"), SEALED)?;
-        sealed.extend([root.join("t"), root.join("sentinel")]);
+        let program = root.join("program");
+        fs::copy(std::env::current_exe()?, &program)?;
+        sealed.extend([root.join("t"), root.join("sentinel"), program]);
     }
     let sealed: Vec<&Path> = sealed.iter().map(PathBuf::as_path).collect();
     home.baseline("corpus", 1, &sealed)?;
@@ -233,7 +235,11 @@ fn expected_line(site: &Site, rung: &str, expected: &Expected) -> Line {
     let dir = if expected.path.starts_with('/') { site.lone() } else { site.dir() };
     let name = expected.path.trim_start_matches('/');
     let dir = dir.display().to_string();
-    let path = if name.is_empty() { dir } else { format!("{dir}/{name}") };
+    let path = match name {
+        "" => dir,
+        IN_MEMORY => format!("/{}", site.in_memory()),
+        name => format!("{dir}/{name}"),
+    };
     let kind = if expected.violation.is_some() { "violation.opened" } else { "attempt" };
     let violation = expected.violation.unwrap_or_default().to_owned();
     let lower = expected.lower.filter(|_| !on_hooks(rung));
@@ -267,7 +273,7 @@ fn check_in(world: &World, name: &'static str) -> Result<()> {
         let told = || told_of(mine.iter().copied());
         ensure!(lines == expected, "on {}: expected {:?}, found {}", root.display(), act.expected, told());
         for record in &mine {
-            who(record, &comm(at, act), world.pids.get(&(fs, act.name)).copied(), act, &world.rung)
+            who(record, &comm(at, act), world.pids.get(&(fs, act.name)).copied(), (act, &site), &world.rung)
                 .with_context(told)?;
             let line = line_of(record);
             let one = act.expected.iter().find(|one| expected_line(&site, &world.rung, one) == line);
@@ -288,7 +294,7 @@ fn check_in(world: &World, name: &'static str) -> Result<()> {
 }
 
 /// The actor is the process that did it.
-fn who(record: &Value, comm: &str, pid: Option<u32>, act: &Act, rung: &str) -> Result<()> {
+fn who(record: &Value, comm: &str, pid: Option<u32>, (act, site): (&Act, &Site), rung: &str) -> Result<()> {
     let actor = &record["actor"];
     if !names_actors(rung) && record["sensor"] != "proc" {
         let why = record["actor_unknown_because"].as_str().unwrap_or_default();
@@ -310,13 +316,18 @@ fn who(record: &Value, comm: &str, pid: Option<u32>, act: &Act, rung: &str) -> R
         ensure!(actor["tgid"].as_u64() == pid.map(u64::from), "by {}, expected {pid:?}", actor["tgid"]);
     }
     ensure!(actor["uid"] == 0, "uid {}", actor["uid"]);
-    let exe = std::env::current_exe()?.display().to_string();
+    let own = std::env::current_exe()?;
+    let exe = if record["violation"] == "executed" { site.program() } else { own };
+    let exe = exe.display().to_string();
     ensure!(actor["exe"] == exe.as_str(), "exe {}, expected {exe}", actor["exe"]);
     Ok(())
 }
 
 fn belongs(record: &Value, site: &Site) -> bool {
     let Some(path) = record["object"]["path"].as_str() else { return false };
+    if path.strip_prefix('/') == Some(&site.in_memory()) {
+        return true;
+    }
     [site.dir(), site.lone(), site.out()].iter().any(|dir| {
         let dir = dir.display().to_string();
         path.strip_prefix(&dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -423,6 +434,7 @@ fn family_of(operation: &str) -> &str {
         "mount" | "pivot_root" => "mounts",
         "ioctl" => "ioctl",
         "ptrace" => "memory",
+        "execve" => "execute",
         _ => "names",
     }
 }
@@ -462,5 +474,8 @@ acts! {
     move_mount_over_the_file mount_over_an_ancestor pivot_root_over_the_directory mount_that_fails
     remount_in_a_namespace umount_in_a_namespace
 
-    attach_to_a_sealed_program open_the_memory_of_a_sealed_program
+    attach_to_a_sealed_program write_into_a_sealed_program open_the_memory_of_a_sealed_program
+
+    load_code_of_a_file make_code_of_what_is_mapped load_code_from_memory load_code_that_is_deleted execute_a_file
+    load_what_is_sealed
 }

@@ -219,6 +219,7 @@ fn blind_to(target_fid: bool, pidfd: bool, unlimited: bool) -> Vec<String> {
         "names: directories above objects on a file system in which nothing is sealed".to_owned(),
         "ioctl".to_owned(),
         "memory".to_owned(),
+        "execute".to_owned(),
         "actor: read after the act; what exited or executed at once is not named".to_owned(),
     ];
     if !target_fid {

@@ -55,6 +55,7 @@ impl Window {
             count: 1,
             denied: false,
             failed: false,
+            unlinked: false,
         };
         self.held.push((pid, observation));
     }

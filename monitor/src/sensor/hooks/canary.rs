@@ -12,6 +12,7 @@ use monitor_ebpf::record::HookId;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::decode::Decoded;
+use super::program;
 use crate::inventory::inodes;
 use crate::model::{Operation, Slot, Time};
 use crate::sensor::tempdir::TempDir;
@@ -184,11 +185,12 @@ impl Yard {
         std::fs::remove_dir(at("dir"))
     }
 
-    /// Runs a program of the yard and reads a byte of its memory.
-    pub(super) fn reach_into_a_process(&self) -> std::io::Result<()> {
+    /// Runs a program of the yard, which executes itself once more and makes code of what it has mapped, and reads a byte of
+    /// its memory.
+    pub(super) fn run_and_reach_into_it(&self) -> std::io::Result<()> {
         let path = self.dir.path().join("program");
         let mut file = File::options().create_new(true).write(true).mode(0o700).open(&path)?;
-        file.write_all(&program())?;
+        file.write_all(&program::elf())?;
         drop(file);
         let mut command = std::process::Command::new(&path);
         let mut child = command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
@@ -196,7 +198,8 @@ impl Yard {
         // It is started before its memory is laid out: its own word says that it runs.
         let runs = child.stdout.take().map_or(Ok(()), |mut out| out.read_exact(&mut byte));
         let to = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-        let from = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(LOADED_AT), iov_len: 1 };
+        let from =
+            libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(program::LOADED_AT), iov_len: 1 };
         let pid = i32::try_from(child.id()).unwrap_or_default();
         // SAFETY: room for one byte; whatever stands at the other address is the other process's.
         let read = unsafe { libc::process_vm_readv(pid, &raw const to, 1, &raw const from, 1, 0) };
@@ -280,44 +283,6 @@ fn set_flags(file: &File) {
     }
     // SAFETY: no file system knows it, and no memory is passed.
     let _ = unsafe { libc::ioctl(file.as_raw_fd(), UNKNOWN_IOCTL, 0) };
-}
-
-/// Where the smallest program is loaded.
-const LOADED_AT: usize = 0x40_0000;
-
-/// The smallest program: it writes a byte of its own memory to its stdout, and waits to be killed.
-fn program() -> Vec<u8> {
-    // write(1, LOADED_AT, 1); pause(), again and again.
-    #[cfg(target_arch = "x86_64")]
-    const CODE: &[u8] = &[
-        0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0xbe, 0x00, 0x00, 0x40, 0x00, 0xba, 1, 0, 0, 0, 0x0f, 0x05, 0xb8,
-        34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7,
-    ];
-    // write(1, LOADED_AT, 1); ppoll(NULL, 0, NULL, NULL), again and again.
-    #[cfg(target_arch = "aarch64")]
-    const CODE: &[u8] = &[
-        0x20, 0x00, 0x80, 0xd2, 0x01, 0x08, 0xa0, 0xd2, 0x22, 0x00, 0x80, 0xd2, 0x08, 0x08, 0x80, 0xd2, 0x01,
-        0x00, 0x00, 0xd4, 0x00, 0x00, 0x80, 0xd2, 0x01, 0x00, 0x80, 0xd2, 0x02, 0x00, 0x80, 0xd2, 0x03, 0x00,
-        0x80, 0xd2, 0x28, 0x09, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4, 0xfa, 0xff, 0xff, 0x17,
-    ];
-    const MACHINE: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
-    /// `Elf64_Ehdr` and one `Elf64_Phdr`.
-    const HEADERS: u64 = 64 + 56;
-    let size = HEADERS + CODE.len() as u64;
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let half = |elf: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|v| elf.extend(v.to_le_bytes()));
-    let word = |elf: &mut Vec<u8>, values: &[u32]| values.iter().for_each(|v| elf.extend(v.to_le_bytes()));
-    let long = |elf: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|v| elf.extend(v.to_le_bytes()));
-    half(&mut elf, &[2, MACHINE]);
-    word(&mut elf, &[1]);
-    long(&mut elf, &[LOADED_AT as u64 + HEADERS, 64, 0]);
-    word(&mut elf, &[0]);
-    half(&mut elf, &[64, 56, 1, 64, 0, 0]);
-    // PT_LOAD, readable and executable.
-    word(&mut elf, &[1, 5]);
-    long(&mut elf, &[0, LOADED_AT as u64, LOADED_AT as u64, size, size, 4096]);
-    elf.extend(CODE);
-    elf
 }
 
 /// `_IO('m', 0x7f)`: nobody's.

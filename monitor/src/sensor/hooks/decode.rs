@@ -4,7 +4,8 @@ use monitor_ebpf::limits;
 use monitor_ebpf::record::{
     ACTOR_ARGV_TRUNCATED, ACTOR_CGROUP_TRUNCATED, ACTOR_EXE_TRUNCATED, Actor as RawActor, CallEnd,
     EVENT_ENDS, EVENT_ONE_MOUNT, EVENT_PATH_AS_NAMED, EVENT_PATH_TRUNCATED, EVENT_REPLACES,
-    EVENT_TO_PATH_TRUNCATED, Event, HookId, KIND_CALL_END, KIND_EVENT, KIND_RENAME, Op, RenameEvent,
+    EVENT_TO_PATH_TRUNCATED, EVENT_UNLINKED, Event, HookId, KIND_CALL_END, KIND_EVENT, KIND_RENAME, Op,
+    RenameEvent,
 };
 
 use super::cmdline;
@@ -94,7 +95,7 @@ pub(super) fn decode(bytes: &[u8], clock: Clock, rung: Rung) -> Result<Decoded, 
     let observation = Observation {
         time: clock.wall(event.time),
         sensor: rung,
-        operation: operation(op),
+        operation: operation(hook, op),
         slot: Slot(if from_elsewhere { 0 } else { event.slot }),
         child_slot: some_slot(event.child_slot),
         inode: (event.ino != 0).then_some(InodeKey { dev: event.dev, ino: event.ino }),
@@ -106,6 +107,7 @@ pub(super) fn decode(bytes: &[u8], clock: Clock, rung: Rung) -> Result<Decoded, 
         count: 1,
         denied: false,
         failed: false,
+        unlinked: event.flags & EVENT_UNLINKED != 0,
     };
     let replaces = event.flags & EVENT_REPLACES != 0;
     let (ends, one_mount) = (event.flags & EVENT_ENDS != 0, event.flags & EVENT_ONE_MOUNT != 0);
@@ -121,7 +123,7 @@ fn pod<T: aya::Pod>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<T>()) })
 }
 
-const fn operation(op: Op) -> Operation {
+const fn operation(hook: HookId, op: Op) -> Operation {
     match op {
         Op::Open => Operation::Open,
         Op::Write => Operation::Write,
@@ -146,13 +148,15 @@ const fn operation(op: Op) -> Operation {
         Op::Ioctl => Operation::Ioctl,
         Op::FileSetattr => Operation::FileSetattr,
         Op::Ptrace => Operation::Ptrace,
+        Op::Execute if hook as u32 == HookId::BprmCheckSecurity as u32 => Operation::Execve,
+        Op::Execute => Operation::MmapCode,
     }
 }
 
-/// Names from the last to the first, each with its NUL.
+/// Names from the last to the first, each with its NUL. The root's own is none.
 fn names(bytes: &[u8], len: u32) -> Vec<&[u8]> {
     let bytes = bytes.get(..len as usize).unwrap_or(bytes);
-    bytes.split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect()
+    bytes.split(|byte| *byte == 0).filter(|name| !name.is_empty() && *name != b"/").collect()
 }
 
 /// The last name, and the whole path if the root was reached.

@@ -155,6 +155,7 @@ mod tests {
             count: 1,
             denied: false,
             failed: false,
+            unlinked: false,
         };
         let (slots, hook) = (vec![1], HookId::SbMount);
         Decoded { hook, slots, dev: 0, replaces: false, ends: true, one_mount: false, observation }

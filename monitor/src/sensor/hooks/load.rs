@@ -5,11 +5,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::maps::{Map, MapData};
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use monitor_ebpf::Layout;
+use monitor_ebpf::{Layout, limits};
 
 use super::rung::HookRung;
 use super::{HookError, Options, State, specs};
 use crate::sensor::btf::Btf;
+
+/// Room in the map of programs where it is not used: a map has to have some.
+const NO_PROGRAMS: u32 = 64;
 
 /// Kernels before 5.11 charge maps to `RLIMIT_MEMLOCK`.
 pub(in crate::sensor) fn raise_memlock() {
@@ -19,14 +22,24 @@ pub(in crate::sensor) fn raise_memlock() {
     }
 }
 
-pub(super) fn load(object: &[u8], layout: &Layout, options: &Options) -> Result<Ebpf, HookError> {
+pub(super) fn load(
+    object: &[u8],
+    kernel: &Btf,
+    layout: &Layout,
+    options: &Options,
+) -> Result<Ebpf, HookError> {
     let agent = std::process::id();
+    // Since 5.11.
+    let typed_current = kernel.function_id("bpf_get_current_task_btf").is_some();
+    let programs = if typed_current { NO_PROGRAMS } else { limits::PROGRAMS as u32 };
     EbpfLoader::new()
         .override_global("LAYOUT", layout, true)
         .override_global("AGENT", &agent, true)
         .override_global("ENDS", &1_u32, true)
+        .override_global("TYPED_CURRENT", &u32::from(typed_current), true)
         .override_global(aya_log::LEVEL, &(aya_log::Level::Warn as u8), false)
         .map_max_entries("SLOTS", options.slots)
+        .map_max_entries("PROGRAMS", programs)
         .map_max_entries("EVENTS", options.ring_bytes)
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .load(object)
@@ -53,31 +66,31 @@ pub(super) fn attach(
 ) -> Result<Attached, HookError> {
     let btf = aya::Btf::from_sys_fs().map_err(|error| HookError::Load(chain(&error)))?;
     let mut attached = Attached { hooks: Vec::new(), programs: Vec::new(), links: Vec::new() };
-    let mut one = |hook: &'static str, needs: &[&'static str]| {
+    let mut one = |name: &'static str, hook: &'static str, needs: &[&'static str]| {
         let lacking = specs::missing(layout, needs);
         if !lacking.is_empty() {
             return Err(format!("{} not in this kernel's BTF", lacking.join(", ")));
         }
-        let program = ebpf.program_mut(hook).ok_or("no such program in the object")?;
+        let program = ebpf.program_mut(name).ok_or("no such program in the object")?;
         let link = rung.attach(program, hook, kernel, &btf)?;
         let fd = program.fd().map_err(|error| chain(&error))?;
         let fd = fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
         attached.programs.push(fd);
-        attached.links.push((hook.to_owned(), link));
+        attached.links.push((name.to_owned(), link));
         Ok(())
     };
     for (hook, needs) in rung.keepers() {
-        one(hook, needs).map_err(|reason| HookError::Keeper { hook: rung.named(hook), reason })?;
+        one(hook, hook, needs).map_err(|reason| HookError::Keeper { hook: rung.named(hook), reason })?;
     }
     let mut hooks = Vec::new();
     for spec in specs::SPECS {
         if spec.covered_elsewhere && !specs::missing(layout, spec.needs).is_empty() {
             continue;
         }
-        let failure = match one(spec.hook, spec.needs) {
+        let failure = match one(spec.program, spec.hook, spec.needs) {
             Ok(()) => None,
             Err(reason) => {
-                tracing::warn!(hook = rung.named(spec.hook), %reason, "program not attached");
+                tracing::warn!(hook = spec.named(rung), %reason, "program not attached");
                 Some(reason)
             }
         };

@@ -13,6 +13,7 @@ mod load;
 pub(crate) mod objects;
 mod probe;
 mod prog_info;
+mod program;
 mod reader;
 mod rung;
 mod shared;
@@ -219,7 +220,7 @@ pub fn start<T: Send + Default + 'static>(
     raise_memlock();
     let keeper = Keeper::new(&options.canary_dir);
     let (before, mut notes) = keeper.adopt();
-    let mut ebpf = load::load(object, &layout, options)?;
+    let mut ebpf = load::load(object, &kernel, &layout, options)?;
     let mut attached = load::attach(&mut ebpf, rung, &kernel, &layout)?;
     let ends = ends::attach(&mut ebpf, |function| kernel.function_id(function).is_some());
     let told_at_end = ends.blind.is_empty();
@@ -396,9 +397,14 @@ impl HookSensor {
                                 HookId::MountSetattr,
                             ];
                         }
-                        if let Err(error) = yard.reach_into_a_process() {
-                            problem("reaching into a process", &error);
-                            proof.unproven.push(HookId::PtraceAccessCheck);
+                        if let Err(error) = yard.run_and_reach_into_it() {
+                            problem("running a program and reaching into it", &error);
+                            proof.unproven.extend([
+                                HookId::PtraceAccessCheck,
+                                HookId::MmapCode,
+                                HookId::MprotectCode,
+                                HookId::BprmCheckSecurity,
+                            ]);
                         }
                         match yard.act_in_32_bits() {
                             Ok(true) => {}
@@ -591,7 +597,7 @@ impl Sensor for HookSensor {
         for state in &self.hooks {
             let Some(spec) = specs::spec_of(state.id) else { continue };
             let live = state.failure.is_none() && state.last_canary.is_some();
-            let name = self.rung.named(spec.hook);
+            let name = spec.named(self.rung);
             for family in spec.families {
                 hooks.push(Hook {
                     name: name.clone(),

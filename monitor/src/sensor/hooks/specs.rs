@@ -4,13 +4,16 @@ use monitor_ebpf::Layout;
 use monitor_ebpf::layout::MISSING;
 use monitor_ebpf::record::HookId;
 
+use super::rung::HookRung;
 use crate::model::Family;
 
 /// One program.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spec {
-    /// Name of the hook, and of the program in the object.
+    /// Name of the hook.
     pub hook: &'static str,
+    /// Name of the program in the object: the hook's, unless another one stands there too.
+    pub program: &'static str,
     /// What its records carry.
     pub id: HookId,
     /// What is blind without it.
@@ -54,7 +57,20 @@ const fn spec(
     families: &'static [Family],
     needs: &'static [&'static str],
 ) -> Spec {
-    Spec { hook, id, families, needs, covered_elsewhere: false }
+    Spec { hook, program: hook, id, families, needs, covered_elsewhere: false }
+}
+
+impl Spec {
+    /// What it is called on this rung, for people.
+    pub(super) fn named(&self, rung: HookRung) -> String {
+        let hook = rung.named(self.hook);
+        if self.program == self.hook { hook } else { format!("{hook} ({})", self.program) }
+    }
+}
+
+/// A program beside the one that has the hook's name.
+const fn beside(program: &'static str, spec: Spec) -> Spec {
+    Spec { program, ..spec }
 }
 
 const fn newer(spec: Spec) -> Spec {
@@ -63,6 +79,7 @@ const fn newer(spec: Spec) -> Spec {
 
 const MOUNTS: &[Family] = &[Family::Mounts];
 const NAMES: &[Family] = &[Family::Names];
+const EXECUTE: &[Family] = &[Family::Execute];
 const FILE: &str = "file_f_inode";
 
 /// All programs of the object.
@@ -160,6 +177,46 @@ pub(super) const SPECS: &[Spec] = &[
         &[Family::Memory],
         &[FILE, "file_dentry", "task_mm", "mm_exe_file", "arg_ptrace_child", "arg_ptrace_mode"],
     ),
+    beside(
+        "mmap_code",
+        spec(
+            "mmap_file",
+            HookId::MmapCode,
+            EXECUTE,
+            &[
+                FILE,
+                "file_dentry",
+                "task_mm",
+                "mm_exe_file",
+                "inode_i_nlink",
+                "arg_mmap_file",
+                "arg_mmap_prot",
+            ],
+        ),
+    ),
+    beside(
+        "mprotect_code",
+        spec(
+            "file_mprotect",
+            HookId::MprotectCode,
+            EXECUTE,
+            &[
+                FILE,
+                "file_dentry",
+                "task_mm",
+                "mm_exe_file",
+                "inode_i_nlink",
+                "vma_vm_file",
+                "arg_mprotect_vma",
+            ],
+        ),
+    ),
+    spec(
+        "bprm_check_security",
+        HookId::BprmCheckSecurity,
+        EXECUTE,
+        &[FILE, "file_dentry", "task_mm", "mm_exe_file", "inode_i_nlink", "bprm_file", "arg_bprm_check_bprm"],
+    ),
     // Before 6.18 these come as ioctls only.
     newer(spec(
         "inode_file_setattr",
@@ -244,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_hook_has_one_program() {
-        for number in 1..=29 {
+        for number in 1..=32 {
             let id = HookId::try_from(number).unwrap();
             assert_eq!(SPECS.iter().chain([&MOUNT_SETATTR]).filter(|spec| spec.id == id).count(), 1);
         }

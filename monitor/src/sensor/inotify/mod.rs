@@ -27,7 +27,7 @@ use crate::baseline::Root;
 use crate::model::{Family, HostPath, Rung, Slot, WatchKind};
 
 /// What the rung does not see, wherever it runs.
-const BLIND_TO: [&str; 10] = [
+const BLIND_TO: [&str; 11] = [
     "open: an open for writing is seen when it is closed, and refused acts are not seen",
     "write: ioctl, aio and io_uring stores may show only when the file is closed",
     "truncate: reported as write",
@@ -38,6 +38,7 @@ const BLIND_TO: [&str; 10] = [
     "mounts",
     "ioctl",
     "memory",
+    "execute",
 ];
 /// As [`BLIND_TO`], and why no record of this rung has an actor.
 pub(crate) const NO_ACTOR: &str = "inotify does not tell who acted";

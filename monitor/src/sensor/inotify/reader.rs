@@ -319,5 +319,6 @@ fn observation(operation: Operation, slot: Slot) -> Observation {
         count: 1,
         denied: false,
         failed: false,
+        unlinked: false,
     }
 }
