@@ -100,6 +100,21 @@ mod tests {
         let yaml =
             render(&crate::workspace::root().join("deploy/base"), super::super::IMAGE, super::super::VERSION)
                 .unwrap();
-        assert_eq!(yaml.matches("\nkind: ").count(), 4, "namespace, service account, quota, daemon set");
+        let kinds: Vec<&str> = yaml.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+        let expected = [
+            "Namespace",
+            "ServiceAccount",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "ResourceQuota",
+            "DaemonSet",
+        ];
+        assert_eq!(kinds, expected);
+        // Whatever is added to it: the agent reads, and reads no Secrets.
+        let verbs: Vec<&str> = yaml.lines().filter_map(|line| line.trim().strip_prefix("verbs: ")).collect();
+        assert_eq!(verbs, ["[list, watch]", "[get]", "[get]", "[get]", "[get]"]);
+        let resources: Vec<&str> =
+            yaml.lines().filter_map(|line| line.trim().strip_prefix("resources: [")).collect();
+        assert_eq!(resources, ["pods]", "replicasets]", "jobs]", "nodes]", "namespaces]"]);
     }
 }
