@@ -40,6 +40,12 @@ impl Agent<'_> {
         Ok(Answer { status, exit })
     }
 
+    /// The pods of the node, as the agent knows them.
+    pub(super) fn pods(&self) -> Result<Value> {
+        let (text, _) = self.ask(&["pods", "--format", "json"])?;
+        serde_json::from_str(&text).with_context(|| format!("`meshseal pods` is not JSON: {text}"))
+    }
+
     /// Every record of the journal.
     pub(super) fn records(&self) -> Result<Vec<Value>> {
         let (text, _) = self.ask(&["events", "--format", "json"])?;

@@ -2,6 +2,7 @@
 //! natively and in a guest. One line a check.
 
 mod agent;
+mod api;
 mod lawful;
 mod manifests;
 mod sealed;
@@ -138,6 +139,10 @@ fn all(
     checks.check("the DaemonSet is ready", Ok(()));
     checks.check("no baseline: uncertain (no_baseline), and the agent runs", first_hour(agent));
     checks.check(&format!("the rung is {rung}"), rung_is(agent, rung));
+    checks.check("the API server tells it cluster, labels, owners and pods", api::connected(cluster, agent));
+    checks.check("its own pod is known by disk and API, with owner and service account", {
+        interrupt::until("it is listed", PATIENCE, || api::listed(agent))
+    });
     let sealed =
         checks.check("three kinds of objects are sealed and signed", sealed::seal(cluster, package, mesh))?;
     checks.check(
@@ -171,6 +176,14 @@ fn all(
     checks.check("violated, and after more lawful work still these four violations and no more", {
         lawful::kubelet(cluster, "three").and_then(|()| four_and_no_more(agent))
     });
+    checks.check(
+        "service account, container, image by digest and ConfigMap are on the record, as the API server has them",
+        api::target(cluster, agent, &sealed),
+    );
+    checks.check(
+        "the API server stands still: status answers, and a change is told",
+        api::outage(cluster, package, &sealed),
+    );
     Some(())
 }
 

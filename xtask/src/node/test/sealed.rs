@@ -55,6 +55,8 @@ pub(super) struct Sealed {
     pub(super) certificate: PathBuf,
     pub(super) conflist: PathBuf,
     pub(super) binary: PathBuf,
+    /// A file that nothing happens to until the API server stands still.
+    pub(super) spare: PathBuf,
     pub(super) baseline: PathBuf,
     /// What it is signed with.
     pub(super) private: PathBuf,
@@ -73,6 +75,8 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
     let binary = protected.join("proxy");
     fs::copy(cmd::find("busybox").context("busybox is missing")?, &binary)
         .context("cannot make the binary")?;
+    let spare = protected.join("spare");
+    fs::write(&spare, "as sealed").context("cannot make the spare file")?;
     cluster.apply(PODS)?;
     for pod in ["pod/web", "pod/neighbour"] {
         interrupt::until(&format!("{pod} runs"), PATIENCE, || {
@@ -90,7 +94,7 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
     let statement = scratch.join("statement.json");
     let mut seal = meshseal();
     seal.arg("seal");
-    for path in [&volume, &cluster.places.cni, &binary] {
+    for path in [&volume, &cluster.places.cni, &binary, &spare] {
         seal.arg("--path").arg(path);
     }
     cmd::output(seal.args(["--name", "node-test", "--revision", "1", "-o"]).arg(&statement))?;
@@ -101,6 +105,7 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
         certificate: volume.join("root-cert.pem"),
         conflist: cluster.places.cni.join("10-node.conflist"),
         binary,
+        spare,
         baseline,
         private: key,
         key: public,
