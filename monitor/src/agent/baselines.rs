@@ -11,6 +11,7 @@ use crate::baseline::keys::TrustedKey;
 use crate::baseline::store::{Accepted, KeysAccepted, Policy, Rejected, Store};
 use crate::baseline::{AcceptedBaseline, Diff, read_bounded, trust};
 use crate::config::Baselines;
+use crate::inventory::api::Cluster;
 use crate::model::{BaselineBody, DiffBody, Draft, RecordBody, Severity, Time};
 
 /// Longest envelope.
@@ -28,6 +29,7 @@ const MAX_DIFF: usize = 16 << 10;
 pub(super) struct Keeper {
     store: Store,
     node: String,
+    cluster: Cluster,
     keys: Vec<TrustedKey>,
     told: BTreeMap<PathBuf, String>,
     expired: HashSet<(String, u64)>,
@@ -41,17 +43,23 @@ impl Keeper {
     ///
     /// # Errors
     /// Its ledger cannot be read: going on would let an old baseline in.
-    pub(super) fn open(dir: &Path, node: &str) -> Result<Self, Error> {
+    pub(super) fn open(dir: &Path, node: &str, cluster: Cluster) -> Result<Self, Error> {
         let store = Store::open(dir)?;
         Ok(Self {
             store,
             node: node.to_owned(),
+            cluster,
             keys: Vec::new(),
             told: BTreeMap::new(),
             expired: HashSet::new(),
             refused_now: false,
             started: false,
         })
+    }
+
+    /// Cluster and labels of the node are these from now on: scopes are compared with them. What is in force stays in force.
+    pub(super) fn set_cluster(&mut self, cluster: Cluster) {
+        self.cluster = cluster;
     }
 
     /// All that is in force.
@@ -204,8 +212,8 @@ impl Keeper {
             threshold: config.require_signatures as usize,
             now: Time::now(),
             node: self.node.clone(),
-            labels: None,
-            cluster: None,
+            labels: self.cluster.labels.clone(),
+            cluster: self.cluster.uid.clone(),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::config::reload::{Watcher, needs_restart, relaxes};
 use crate::config::{self, Config};
 use crate::export::summary::{self, Summed};
 use crate::export::{ExportError, Exporter, Policy, Resource};
+use crate::inventory::api::{self, Cluster, Known, Remembered};
 use crate::journal::{Journal, JournalHandle, Options, Reader, Recovered};
 use crate::judge::{self, Command, Inputs, Judge};
 use crate::model::{Coverage, Draft, GapBody, Record, RecordBody, Rung, Severity, Time};
@@ -124,8 +125,17 @@ async fn serve(config: Config) -> Result<(), StartError> {
     send(&drafts_tx, opening(&recovered, &health, (&why, resumes), &history)).await;
 
     let (ready_tx, ready) = watch::channel(false);
-    let exporter =
-        Exporter::start(&config.export, &config.state_dir, &handle, &resource(&config), Policy::default())?;
+    let remembered = Remembered::new(&config.state_dir);
+    let api = Arc::new(Known::new(remembered.read(&config.node)));
+    let mut cluster = api.cluster();
+    let known_cluster = cluster.borrow_and_update().clone();
+    let exporter = Exporter::start(
+        &config.export,
+        &config.state_dir,
+        &handle,
+        &resource(&config, known_cluster.uid.clone()),
+        Policy::default(),
+    )?;
     let status_events = Arc::new(Events::new(handle.clone())?);
     let root = Root::open(&config.host_root)?;
     let node = Arc::new(Node::new(
@@ -135,8 +145,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
         (Arc::clone(&status_events), opened),
         exporter.statuses(),
         ready,
-        Arc::clone(&config.profiles),
+        (Arc::clone(&config.profiles), Arc::clone(&api)),
     ));
+    ask_api(&config, &api, &mut serving, &stop);
 
     let (queries_tx, queries) = mpsc::channel(QUERIES);
     let (commands_tx, commands) = mpsc::channel(QUERIES);
@@ -160,7 +171,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     judging.spawn(judge.run(Inputs { events, commands, queries }, judge_stop.clone()));
     serving.spawn(Server::new(queries_tx, status_events, stop.clone()).serve(socket));
 
-    let mut keeper = Keeper::open(&config.state_dir.join("baselines"), &config.node)?;
+    let mut keeper = Keeper::open(&config.state_dir.join("baselines"), &config.node, known_cluster)?;
     let mut first = keeper.load(&config.baselines);
     first.extend(keeper.offer_all(&config.baselines));
     send(&drafts_tx, first).await;
@@ -173,6 +184,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         keeper,
         node,
         exporter: Arc::clone(&exporter),
+        cluster,
+        remembered,
         drafts: drafts_tx,
         commands: commands_tx,
     };
@@ -238,6 +251,9 @@ struct Agent {
     pods: Pods,
     node: Arc<Node>,
     exporter: Arc<Mutex<Exporter>>,
+    /// Cluster and node as the Kubernetes API tells them, and where that is kept.
+    cluster: watch::Receiver<Cluster>,
+    remembered: Remembered,
     drafts: mpsc::Sender<Vec<Draft>>,
     commands: mpsc::Sender<Command>,
 }
@@ -270,6 +286,7 @@ impl Agent {
                         self.tell().await;
                     }
                 }
+                Ok(()) = self.cluster.changed() => self.cluster_told().await,
                 _ = watcher.changed() => {
                     self.reload().await;
                     watcher.set_paths(self.config.watched_paths());
@@ -294,6 +311,19 @@ impl Agent {
                 tracing::error!("the judge is gone");
             }
         }
+    }
+
+    /// The Kubernetes API told which cluster and node this is: baselines for them may be accepted now.
+    async fn cluster_told(&mut self) {
+        let cluster = self.cluster.borrow_and_update().clone();
+        if let Err(e) = self.remembered.write(&self.config.node, &cluster) {
+            tracing::warn!(error = %e, "cluster and labels cannot be kept: the next start does not know them");
+        }
+        self.exporter.lock().await.set_cluster_uid(cluster.uid.clone());
+        self.keeper.set_cluster(cluster);
+        let drafts = self.keeper.offer_all(&self.config.baselines);
+        send(&self.drafts, drafts).await;
+        self.tell_judge().await;
     }
 
     /// Looks which pods and containers are on the node; whether anything changed.
@@ -489,8 +519,23 @@ fn opening(
     drafts
 }
 
+/// Asks the Kubernetes API, in a task of its own, where it is wanted and there is a way to it. Nothing waits for it.
+fn ask_api(config: &Config, known: &Arc<Known>, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    if !config.kubernetes.api {
+        return known.off("kubernetes.api is off");
+    }
+    let kubeconfig = config.kubernetes.kubeconfig.as_deref();
+    match api::Source::find(kubeconfig, &|name| std::env::var(name).ok()) {
+        Ok(source) => {
+            let (node, known, stop) = (config.node.clone(), Arc::clone(known), stop.clone());
+            tasks.spawn(api::run(source, node, known, api::Timing::default(), stop));
+        }
+        Err(why) => known.off(&why),
+    }
+}
+
 /// Who sends, for the receivers.
-fn resource(config: &Config) -> Resource {
+fn resource(config: &Config, cluster_uid: Option<String>) -> Resource {
     // The one file of the host that is read through its root by a plain path: a machine-id is no secret, and a
     // wrong one harms nobody.
     let machine_id = std::fs::read_to_string(config.host_root.join("etc/machine-id")).ok();
@@ -499,7 +544,7 @@ fn resource(config: &Config) -> Resource {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance_id: ulid::Ulid::generate().to_string(),
         node: config.node.clone(),
-        cluster_uid: None,
+        cluster_uid,
         host_id: machine_id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())),
     }
 }

@@ -1,5 +1,6 @@
 //! The rest of the agent, as the judge sees it: inventory, attribution, journal, export.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -10,9 +11,11 @@ use crate::attribution::attack::techniques;
 use crate::attribution::{Attribution, severity};
 use crate::baseline::{Root, Writer};
 use crate::export;
+use crate::inventory::api::Known;
 use crate::inventory::code::{self, Foreign};
 use crate::inventory::in_pod::{InPods, PodWriter};
 use crate::inventory::mesh::{self, CniDirs};
+use crate::inventory::pods;
 use crate::inventory::procs::Proc;
 use crate::inventory::writers::{Declared, Lawful, Writers};
 use crate::journal::{JournalHandle, JournalHealth, TreeHead};
@@ -20,7 +23,9 @@ use crate::judge::{AgentFacts, MeshFiles, World};
 use crate::model::{Actor, Class, HostPath, Observation, Record, Severity, Target, ViolationKind};
 use crate::profile::{Layout, Profiles};
 use crate::sensor::Health;
-use crate::status::{AgentStatus, EventSource as _, ExportStatus, JournalStatus, ViolationStory};
+use crate::status::{
+    AgentStatus, EventSource as _, ExportStatus, JournalStatus, KubernetesPod, ViolationStory,
+};
 
 use super::events::{Events, root_of};
 use super::recorder::Opened;
@@ -32,16 +37,20 @@ const REFRESH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Node {
     host_root: PathBuf,
+    root: Root,
     pub(super) name: String,
     pub(super) mode: String,
     pub(super) started: crate::model::Time,
     who: Mutex<Who>,
     pub(super) mesh_files: RwLock<Arc<MeshFiles>>,
+    /// Pods that the kubelet has a directory of.
+    on_disk: RwLock<BTreeSet<String>>,
     profiles: Arc<Profiles>,
     pub(super) journal: JournalHandle,
     pub(super) events: Arc<Events>,
     pub(super) opened: Arc<Opened>,
     export: export::Statuses,
+    pub(super) api: Arc<Known>,
     pub(super) ready: watch::Receiver<bool>,
 }
 
@@ -69,25 +78,29 @@ impl Node {
         (events, opened): (Arc<Events>, Arc<Opened>),
         export: export::Statuses,
         ready: watch::Receiver<bool>,
-        profiles: Arc<Profiles>,
+        (profiles, api): (Arc<Profiles>, Arc<Known>),
     ) -> Self {
         let writers = Writers::new(host_root, Proc::default());
-        let attribution = Attribution::new(host_root, writers.kubelet_root(), Arc::clone(&profiles));
-        let in_pods = InPods::new(root, Proc::default());
+        let attribution =
+            Attribution::new(host_root, writers.kubelet_root(), Arc::clone(&profiles), Arc::clone(&api));
+        let in_pods = InPods::new(root.clone(), Proc::default());
         let mut who = Who { attribution, writers, in_pods, refreshed: Instant::now() };
         who.refresh();
         Self {
             host_root: host_root.to_owned(),
+            root,
             name,
             mode,
             started: crate::model::Time::now(),
             who: Mutex::new(who),
             mesh_files: RwLock::default(),
+            on_disk: RwLock::default(),
             profiles,
             journal,
             events,
             opened,
             export,
+            api,
             ready,
         }
     }
@@ -100,6 +113,9 @@ impl Node {
             who.refresh();
             who.writers.kubelet_root()
         };
+        let on_disk = pods::uids(&self.root, &kubelet_root);
+        self.api.forget_gone(&on_disk);
+        *self.on_disk.write().unwrap_or_else(PoisonError::into_inner) = on_disk;
         let cni = CniDirs::find(&self.host_root);
         self.who().attribution.set_cni(cni.clone());
         let layout = Layout { kubelet_root, cni };
@@ -175,6 +191,10 @@ impl World for Node {
         self.who().attribution.target_of(path)
     }
 
+    fn complete_target(&self, target: &mut Target) {
+        self.who().attribution.complete(target, None);
+    }
+
     fn weigh(
         &self,
         kind: ViolationKind,
@@ -188,6 +208,27 @@ impl World for Node {
         let elsewhere =
             pod.is_some_and(|pod| target.and_then(|target| target.pod_uid.as_deref()) != Some(pod));
         (said.unwrap_or_else(|| severity::of(kind, class, role)), techniques(kind, role, elsewhere))
+    }
+
+    fn pods(&self) -> Vec<KubernetesPod> {
+        let on_disk = self.on_disk.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut told: BTreeMap<String, KubernetesPod> =
+            self.api.pods().into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+        let mut who = self.who();
+        for uid in on_disk {
+            let pod = who.attribution.pod(uid);
+            let known = told.entry(pod.uid.clone()).or_default();
+            // The disk is believed, whatever the API tells.
+            if known.contradictory {
+                *known = KubernetesPod { api: true, contradictory: true, ..KubernetesPod::default() };
+            }
+            known.uid = pod.uid;
+            known.disk = true;
+            known.namespace = pod.namespace.or(known.namespace.take());
+            known.name = pod.name.or(known.name.take());
+            known.service_account = pod.service_account.or(known.service_account.take());
+        }
+        told.into_values().collect()
     }
 
     fn mesh_files(&self) -> Arc<MeshFiles> {
@@ -218,6 +259,7 @@ impl World for Node {
             },
             export: self.export.now().iter().map(told).collect(),
             journal: JournalStatus { seq: *self.journal.durable().borrow(), tree_size: head.tree_size, root },
+            kubernetes: self.api.status(),
             journal_failing: health.failing_since.is_some(),
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! Actor and target are two different things: the actor's pod is in its cgroup, the target's in the path.
 
+mod api;
 pub mod attack;
 pub mod cgroup;
 pub mod exe;
@@ -19,10 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::attribution::attack::Role;
+use crate::baseline::Root;
+use crate::inventory::api::Known;
 use crate::inventory::mesh::CniDirs;
 use crate::inventory::procs::Proc;
 use crate::model::{Actor, Container, HostPath, Pod, Severity, Target, ViolationKind};
 use crate::profile::{Layout, OnDisk, Profiles};
+
+use self::pods::Accounts;
 
 /// Names the pods and containers of actors and targets. Keeps what it has read; re-reads when something is missing,
 /// at most once a second.
@@ -33,6 +38,8 @@ pub struct Attribution {
     profiles: Arc<Profiles>,
     view: CgroupView,
     pods: PodNames,
+    accounts: Accounts,
+    api: Arc<Known>,
     exes: ExeHashes,
     proc: Proc,
 }
@@ -40,7 +47,7 @@ pub struct Attribution {
 impl Attribution {
     /// `host_root` is where the node's root is mounted, `kubelet_root` the kubelet's directory as the host names it.
     #[must_use]
-    pub fn new(host_root: &Path, kubelet_root: HostPath, profiles: Arc<Profiles>) -> Self {
+    pub fn new(host_root: &Path, kubelet_root: HostPath, profiles: Arc<Profiles>, api: Arc<Known>) -> Self {
         let proc = Proc::default();
         Self {
             host_root: host_root.to_owned(),
@@ -48,6 +55,8 @@ impl Attribution {
             profiles,
             view: CgroupView::new(host_root, &proc),
             pods: PodNames::new(host_root),
+            accounts: Accounts::new(Root::open(host_root).ok()),
+            api,
             exes: ExeHashes::default(),
             proc,
         }
@@ -84,13 +93,14 @@ impl Attribution {
         }
         if let Some(found) = actor.cgroup.as_deref().and_then(cgroup::parse) {
             if actor.container.is_none() {
-                actor.container = found.container_id.map(|id| Container { id, name: None });
+                let named = |id| Container { id, name: None, image: None, image_digest: None };
+                actor.container = found.container_id.map(named);
             }
             if actor.pod.is_none() {
-                let (namespace, name) = self.pods.name_of(&found.pod_uid).unzip();
-                actor.pod = Some(Pod { uid: found.pod_uid, namespace, name });
+                actor.pod = Some(self.pod(found.pod_uid));
             }
         }
+        self.complete_actor(actor);
         if actor.exe_sha256.is_none() {
             actor.exe_sha256 = self.exes.of_process(&self.proc, actor);
         }
@@ -102,14 +112,46 @@ impl Attribution {
         let around = OnDisk { host_root: &self.host_root, kubelet_root: &self.layout.kubelet_root };
         let found = self.profiles.rule_of(path, &self.layout, &around);
         target.mesh = found.map(|found| found.profile.mesh.clone());
-        if let Some((namespace, name)) = target.pod_uid.as_deref().and_then(|uid| self.pods.name_of(uid)) {
+        self.complete(&mut target, Some(path));
+        Some(target)
+    }
+
+    /// Puts in what disk and API tell of the target's pod, and of its container if that is known.
+    pub fn complete(&mut self, target: &mut Target, path: Option<&HostPath>) {
+        let Some(uid) = target.pod_uid.clone() else { return };
+        let names = self.pods.name_of(&uid);
+        if let Some((namespace, name)) = &names {
             if let Some(source) = &mut target.source {
                 source.namespace = Some(namespace.clone());
             }
-            target.namespace = Some(namespace);
-            target.pod = Some(name);
+            target.namespace = Some(namespace.clone());
+            target.pod = Some(name.clone());
         }
-        Some(target)
+        let account = self.accounts.of(&uid, &self.layout.kubelet_root);
+        if account.is_some() {
+            target.service_account.clone_from(&account);
+        }
+        let disk = api::OnDisk { names: names.as_ref(), service_account: account.as_deref() };
+        if let Some(facts) = api::believed(&self.api, &uid, disk) {
+            let at = path.and_then(|path| pods::volume_path(path, &self.layout.kubelet_root));
+            api::target(&facts, target, at.as_ref());
+        }
+    }
+
+    /// What the disk tells of the pod that has this uid.
+    pub fn pod(&mut self, uid: String) -> Pod {
+        let (namespace, name) = self.pods.name_of(&uid).unzip();
+        let service_account = self.accounts.of(&uid, &self.layout.kubelet_root);
+        Pod { uid, namespace, name, service_account, owner: None }
+    }
+
+    fn complete_actor(&self, actor: &mut Actor) {
+        let Some(pod) = &mut actor.pod else { return };
+        let names = pod.namespace.clone().zip(pod.name.clone());
+        let disk = api::OnDisk { names: names.as_ref(), service_account: pod.service_account.as_deref() };
+        if let Some(facts) = api::believed(&self.api, &pod.uid, disk) {
+            api::actor(&facts, pod, actor.container.as_mut());
+        }
     }
 
     /// The cgroup view, for others who read `/proc/PID/cgroup`.

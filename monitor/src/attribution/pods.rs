@@ -7,12 +7,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::baseline::Root;
+use crate::inventory::pods::service_account;
 use crate::model::{HostPath, Source, Target};
 
 /// Most pods that are kept.
 const PODS_MAX: usize = 1 << 14;
 /// Not listed more often than this.
 const LIST_EVERY: Duration = Duration::from_secs(1);
+/// A pod that has no token is looked at again after this.
+const ACCOUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// Names of the pods of this node.
 #[derive(Debug)]
@@ -50,6 +54,34 @@ impl PodNames {
                 self.by_uid.insert(uid, names);
             }
         }
+    }
+}
+
+/// Service accounts of the pods of this node, as the claims of their tokens tell them.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    root: Option<Root>,
+    known: HashMap<String, (Option<String>, Instant)>,
+}
+
+impl Accounts {
+    pub(super) fn new(root: Option<Root>) -> Self {
+        Self { root, known: HashMap::new() }
+    }
+
+    /// That of a pod. A pod without one on disk is looked at again after some time: its token may have come.
+    pub(super) fn of(&mut self, uid: &str, kubelet_root: &HostPath) -> Option<String> {
+        if let Some((account, at)) = self.known.get(uid)
+            && (account.is_some() || at.elapsed() < ACCOUNT_EVERY)
+        {
+            return account.clone();
+        }
+        if self.known.len() >= PODS_MAX {
+            self.known.clear();
+        }
+        let account = self.root.as_ref().and_then(|root| service_account(root, kubelet_root, uid));
+        self.known.insert(uid.to_owned(), (account.clone(), Instant::now()));
+        account
     }
 }
 
@@ -140,7 +172,9 @@ mod tests {
     fn target(path: &[u8]) -> Option<Target> {
         let root = tempfile::tempdir().unwrap();
         let profiles = std::sync::Arc::clone(crate::profile::Profiles::built_in());
-        let mut attribution = Attribution::new(root.path(), HostPath::from("/var/lib/kubelet"), profiles);
+        let api = std::sync::Arc::new(crate::inventory::api::Known::new(Default::default()));
+        let mut attribution =
+            Attribution::new(root.path(), HostPath::from("/var/lib/kubelet"), profiles, api);
         attribution.target_of(&HostPath::new(path.to_vec()))
     }
 

@@ -17,6 +17,7 @@ mod journal;
 mod keys;
 mod objects;
 pub mod output;
+mod pods;
 mod profile;
 mod progress;
 mod propose;
@@ -110,6 +111,8 @@ enum Command {
     Status(status::Args),
     /// List what is protected, and in which state it is.
     Objects(objects::Args),
+    /// List the pods of this node, as its disk and the Kubernetes API tell of them.
+    Pods(pods::Args),
     /// List violations, or tell the story of one.
     Violations(violations::Args),
     /// Print the records of the journal.
@@ -151,6 +154,7 @@ impl Command {
             Self::CheckConfig(args) => check_config::run(args, format),
             Self::Status(args) => status::run(args, format),
             Self::Objects(args) => objects::run(args, format),
+            Self::Pods(args) => pods::run(args, format),
             Self::Violations(args) => violations::run(args, format),
             Self::Events(args) => events::run(args, format),
             Self::Evidence(args) => evidence::run(args, format),

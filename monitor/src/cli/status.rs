@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::ask::{self, Socket};
 use super::{Failure, Format, output};
 use crate::model::{Coverage, Time};
-use crate::status::{Posture, StatusReport};
+use crate::status::{KubernetesState, KubernetesStatus, Posture, StatusReport};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,6 +26,27 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
 
 fn line(out: &mut String, name: &str, value: &str) {
     let _ = writeln!(out, "{name:<11} {}", output::one_line(value));
+}
+
+/// The Kubernetes API, and what is unknown without it.
+fn kubernetes(out: &mut String, kubernetes: &KubernetesStatus, now: Time) {
+    let mut text = kubernetes.state.as_str().to_owned();
+    match (kubernetes.state, &kubernetes.off_because, &kubernetes.fault) {
+        (KubernetesState::Off, Some(why), _) => text = format!("{text}: {why}"),
+        (KubernetesState::Off, ..) => {}
+        (KubernetesState::Connected, ..) => text = format!("{text}, {} pods", kubernetes.pods),
+        (_, _, Some(fault)) => {
+            let since = output::ago(kubernetes.since, now);
+            text = format!("{text} since {since}: {}: {}", fault.kind, fault.message);
+        }
+        _ => {}
+    }
+    line(out, "kubernetes", &text);
+    if kubernetes.state != KubernetesState::Off {
+        for unknown in &kubernetes.unknown {
+            line(out, "  unknown", unknown);
+        }
+    }
 }
 
 /// For people: the answer first, then what it rests on.
@@ -101,6 +122,7 @@ fn render(report: &StatusReport, now: Time) -> String {
         }
         line(&mut out, "export", &text);
     }
+    kubernetes(&mut out, &report.kubernetes, now);
     line(
         &mut out,
         "journal",

@@ -56,6 +56,8 @@ pub struct Config {
     pub export: Vec<Endpoint>,
     /// The sensor.
     pub sensor: Sensor,
+    /// The Kubernetes API.
+    pub kubernetes: Kubernetes,
     /// The agent's own diagnostics.
     pub log: LogLevel,
 }
@@ -245,6 +247,15 @@ impl RungChoice {
             Self::Auto => "auto",
         }
     }
+}
+
+/// The Kubernetes API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// It is asked, where there is a way to it.
+    pub api: bool,
+    /// The way to it; `None`: the service account of the agent's pod.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// How much the agent says about itself on stderr.

@@ -259,6 +259,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("node", old.node != new.node),
         ("profiles", old.profiles != new.profiles),
         ("sensor", old.sensor != new.sensor),
+        ("kubernetes", old.kubernetes != new.kubernetes),
         ("journal", old.journal != new.journal),
         ("scrub", old.scrub != new.scrub),
     ];

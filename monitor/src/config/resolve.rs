@@ -8,8 +8,8 @@ use serde_saphyr::Spanned;
 
 use super::written::{self, Text, Written};
 use super::{
-    Baselines, Compression, Config, ConfigError, Endpoint, Enforce, Journal, LogLevel, Mode, OnAgentLoss,
-    Protocol, RungChoice, Scrub, Sensor, Tls, environment, units,
+    Baselines, Compression, Config, ConfigError, Endpoint, Enforce, Journal, Kubernetes, LogLevel, Mode,
+    OnAgentLoss, Protocol, RungChoice, Scrub, Sensor, Tls, environment, units,
 };
 use crate::profile::Profiles;
 
@@ -179,6 +179,7 @@ fn check(file: &Path, written: &Written) -> Result<Config, ConfigError> {
         enforce: enforce(&context, written.enforce.as_ref())?,
         export: export(&context, written.export.as_ref())?,
         sensor: sensor(&context, written.sensor.as_ref())?,
+        kubernetes: kubernetes(&context, written.kubernetes.as_ref())?,
         log: context.choice(
             &written.log.as_ref().and_then(|log| log.level.clone()),
             "log.level",
@@ -326,6 +327,18 @@ fn sensor(context: &Context<'_>, written: Option<&written::Sensor>) -> Result<Se
             Duration::from_secs(60),
             (Duration::from_secs(1), "1s"),
         )?,
+    })
+}
+
+fn kubernetes(
+    context: &Context<'_>,
+    written: Option<&written::Kubernetes>,
+) -> Result<Kubernetes, ConfigError> {
+    let none = written::Kubernetes::default();
+    let written = written.unwrap_or(&none);
+    Ok(Kubernetes {
+        api: context.choice(&written.api, "kubernetes.api", &[("auto", true), ("off", false)], true)?,
+        kubeconfig: context.path(&written.kubeconfig, "kubernetes.kubeconfig")?,
     })
 }
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Baselines, Compression, Config, Endpoint, Enforce, Journal, LogLevel, Mode, OnAgentLoss, Protocol,
-    RungChoice, Scrub, Sensor, Tls, load, load_file, parse,
+    Baselines, Compression, Config, Endpoint, Enforce, Journal, Kubernetes, LogLevel, Mode, OnAgentLoss,
+    Protocol, RungChoice, Scrub, Sensor, Tls, load, load_file, parse,
 };
 use crate::profile::Profiles;
 
 /// The end of a refusal of a top-level key.
-const ALL: &str = "expected one of apiVersion, mode, stateDir, socket, hostRoot, node, baselines, profiles, journal, scrub, enforce, export, api, sensor, log";
+const ALL: &str = "expected one of apiVersion, mode, stateDir, socket, hostRoot, node, baselines, profiles, journal, scrub, enforce, export, api, sensor, kubernetes, log";
 
 fn refused(text: &str) -> String {
     match parse(Path::new("/c.yaml"), text) {
@@ -55,9 +55,29 @@ fn everything_but_the_version_has_a_default() {
             max_slots: 65_536,
             canary_interval: Duration::from_secs(60),
         },
+        kubernetes: Kubernetes { api: true, kubeconfig: None },
         log: LogLevel::Info,
     };
     assert_eq!(found, expected);
+}
+
+#[test]
+fn the_kubernetes_api_is_asked_unless_it_is_not_wanted() {
+    let of = |text: &str| parse(Path::new("/c.yaml"), &format!("apiVersion: meshseal/v1\nnode: n\n{text}\n"));
+    let found = |text: &str| of(text).unwrap().kubernetes;
+    assert_eq!(found("kubernetes: {api: off}"), Kubernetes { api: false, kubeconfig: None });
+    let with = Kubernetes { api: true, kubeconfig: Some("/k".into()) };
+    assert_eq!(found("kubernetes: {api: auto, kubeconfig: /k}"), with);
+    for (text, message) in [
+        ("kubernetes: {api: on}", "kubernetes.api: 'on' is no valid value, expected one of auto, off"),
+        (
+            "kubernetes: {kubeconfig: k}",
+            "kubernetes.kubeconfig: 'k' is no valid path, expected an absolute path",
+        ),
+    ] {
+        let refused = of(text).unwrap_err();
+        assert_eq!((refused.line, refused.message.as_str()), (Some(3), message));
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(super) struct Written {
     #[expect(dead_code, reason = "checked for unknown keys only: it has none yet")]
     pub(super) api: Option<Api>,
     pub(super) sensor: Option<Sensor>,
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) log: Option<Log>,
 }
 
@@ -95,6 +96,13 @@ pub(super) struct Sensor {
     pub(super) ring_bytes: Text,
     pub(super) max_slots: Option<Spanned<u32>>,
     pub(super) canary_interval: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Kubernetes {
+    pub(super) api: Text,
+    pub(super) kubeconfig: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

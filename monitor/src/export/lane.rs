@@ -62,7 +62,7 @@ pub(super) struct Lane {
     pub(super) violations: Reader,
     pub(super) rest: Reader,
     pub(super) handle: JournalHandle,
-    pub(super) resource: Resource,
+    pub(super) resource: watch::Receiver<Resource>,
     pub(super) policy: Policy,
     pub(super) status: watch::Sender<ExportStatus>,
     pub(super) progress: Progress,
@@ -255,7 +255,8 @@ impl Lane {
             }
         }
         let Some(client) = &mut self.client else { return Err(Later::Stop) };
-        let request = otlp::request(&self.resource, items.iter().map(|i| i.log.clone()).collect());
+        let resource = self.resource.borrow().clone();
+        let request = otlp::request(&resource, items.iter().map(|i| i.log.clone()).collect());
         let give_up = async {
             self.cancel.cancelled().await;
             tokio::time::sleep(self.policy.flush).await;

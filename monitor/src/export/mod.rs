@@ -146,7 +146,7 @@ struct Running {
 pub struct Exporter {
     dir: PathBuf,
     handle: JournalHandle,
-    resource: Resource,
+    resource: watch::Sender<Resource>,
     policy: Policy,
     cancel: CancellationToken,
     all: Arc<Mutex<BTreeMap<u64, Exported>>>,
@@ -170,7 +170,7 @@ impl Exporter {
         let mut exporter = Self {
             dir: state_dir.join("export"),
             handle: handle.clone(),
-            resource: resource.clone(),
+            resource: watch::Sender::new(resource.clone()),
             policy,
             cancel: CancellationToken::new(),
             all: Arc::default(),
@@ -191,6 +191,15 @@ impl Exporter {
     #[must_use]
     pub fn statuses(&self) -> Statuses {
         self.statuses.clone()
+    }
+
+    /// What is sent from now on comes from this cluster: it may become known only while the agent runs.
+    pub fn set_cluster_uid(&self, uid: Option<String>) {
+        self.resource.send_if_modified(|resource| {
+            let differs = resource.cluster_uid != uid;
+            resource.cluster_uid = uid;
+            differs
+        });
     }
 
     /// Exports to these receivers from now on. Those that are new get all of the journal; those whose settings changed go on
@@ -271,7 +280,7 @@ impl Exporter {
             violations,
             rest,
             handle: self.handle.clone(),
-            resource: self.resource.clone(),
+            resource: self.resource.subscribe(),
             policy: self.policy,
             status,
             progress,

@@ -43,6 +43,17 @@ const NAMES: &[(&str, &str)] = &[
     ("target.pod_uid", "k8s.pod.uid"),
     ("target.container", "k8s.container.name"),
     ("target.image", "container.image.name"),
+    ("target.image_digest", "container.image.id"),
+];
+
+/// What controls the target, by its kind.
+const OWNERS: &[(&str, &str)] = &[
+    ("Deployment", "k8s.deployment.name"),
+    ("ReplicaSet", "k8s.replicaset.name"),
+    ("StatefulSet", "k8s.statefulset.name"),
+    ("DaemonSet", "k8s.daemonset.name"),
+    ("CronJob", "k8s.cronjob.name"),
+    ("Job", "k8s.job.name"),
 ];
 
 /// Fields that are also told by a name of OpenTelemetry or ECS.
@@ -54,6 +65,11 @@ pub fn log_record(record: &Record, observed: Time) -> LogRecord {
     let event_name = format!("meshseal.{}", record.body.kind());
     let mut attributes = vec![attribute("otel.event.name", string(event_name.clone()))];
     if let Ok(Value::Object(fields)) = serde_json::to_value(record) {
+        let owner = |key: &str| fields.get("target")?.get("owner")?.get(key)?.as_str();
+        let named = owner("kind").and_then(|kind| OWNERS.iter().find(|(known, _)| *known == kind));
+        if let (Some((_, key)), Some(name)) = (named, owner("name")) {
+            attributes.push(attribute(key, string(name.to_owned())));
+        }
         for (name, value) in fields {
             // The time is the log record's own.
             if name != "time" {
@@ -190,7 +206,8 @@ mod tests {
                 "start_time": null, "cgroup": "/x", "mount_ns": 5, "pod": {"uid": "actor-pod", "name": "evil"},
                 "container": {"id": "cid"}},
             "target": {"namespace": "ns", "pod": "p", "pod_uid": "pu", "container": "istio-proxy",
-                "service_account": "sa", "mesh": "istio", "image": "img",
+                "service_account": "sa", "mesh": "istio", "image": "img", "image_digest": "r@sha256:00",
+                "owner": {"kind": "Deployment", "name": "d"},
                 "source": {"kind": "ConfigMap", "namespace": "ns", "name": "ca", "uid": null, "resourceVersion": "9"}},
             "attack": ["T1565.001"],
         }))
@@ -204,10 +221,12 @@ mod tests {
             log.attributes.iter().map(|a| (a.key.as_str(), plain(a.value.as_ref().unwrap()))).collect();
         assert_eq!(got.len(), log.attributes.len());
         let want = [
+            ("container.image.id", "\"r@sha256:00\""),
             ("container.image.name", "\"img\""),
             ("file.hash.sha256", "\"bb\""),
             ("file.path", "\"/a\\\\xff\""),
             ("k8s.container.name", "\"istio-proxy\""),
+            ("k8s.deployment.name", "\"d\""),
             ("k8s.namespace.name", "\"ns\""),
             ("k8s.pod.name", "\"p\""),
             ("k8s.pod.uid", "\"pu\""),
@@ -240,6 +259,8 @@ mod tests {
             ("meshseal.seq", "7"),
             ("meshseal.severity", "\"high\""),
             ("meshseal.target.mesh", "\"istio\""),
+            ("meshseal.target.owner.kind", "\"Deployment\""),
+            ("meshseal.target.owner.name", "\"d\""),
             ("meshseal.target.service_account", "\"sa\""),
             ("meshseal.target.source.kind", "\"ConfigMap\""),
             ("meshseal.target.source.name", "\"ca\""),

@@ -1,6 +1,7 @@
 //! What is on this node: processes, mounts, lawful writers, mesh files. Read from /proc and the node's root, all of
 //! it taken as hostile input; nothing here decides whether something is a violation.
 
+pub mod api;
 pub mod code;
 pub mod containers;
 pub mod handles;

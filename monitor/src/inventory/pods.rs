@@ -93,6 +93,13 @@ pub fn kubelet_root(root: &Root) -> Option<HostPath> {
     ROOTS.into_iter().map(HostPath::from).find(|dir| root.list(&dir.join(b"pods")).is_ok())
 }
 
+/// Uids of the pods that the kubelet has a directory of.
+#[must_use]
+pub fn uids(root: &Root, kubelet_root: &HostPath) -> BTreeSet<String> {
+    let names = root.list(&kubelet_root.join(b"pods")).unwrap_or_default();
+    names.into_keys().filter_map(|uid| String::from_utf8(uid.into_vec()).ok()).take(PODS_MAX).collect()
+}
+
 /// All pods, by uid. What cannot be read is as if it were not there: what is sealed in it will be missed.
 #[must_use]
 pub fn read(root: &Root, kubelet_root: &HostPath) -> Vec<NodePod> {
@@ -104,6 +111,17 @@ pub fn read(root: &Root, kubelet_root: &HostPath) -> Vec<NodePod> {
         .take(PODS_MAX)
         .map(|uid| pod(root, dir.join(uid.as_bytes()), uid, logs.get(uid)))
         .collect()
+}
+
+/// The service account of one pod, by the claims of its tokens.
+#[must_use]
+pub fn service_account(root: &Root, kubelet_root: &HostPath, uid: &str) -> Option<String> {
+    if uid.is_empty() || uid.contains(['/', '.']) {
+        return None;
+    }
+    let dir = kubelet_root.join(b"pods").join(uid.as_bytes());
+    let volumes = volumes(root, &dir);
+    claims(root, &dir, uid, &volumes).map(|claims| claims.service_account)
 }
 
 /// Pod uid → namespace and name, by the kubelet's log directories.

@@ -365,7 +365,12 @@ impl Judge {
         let Some(unit) = self.owner(path).and_then(|ix| self.units.get(ix)) else { return told };
         match &unit.object.anchor {
             Anchor::Host => told,
-            Anchor::Image(_) => unit.container.as_ref().map(|container| container.target.clone()).or(told),
+            Anchor::Image(_) => {
+                let mut target =
+                    unit.container.as_ref().map(|container| container.target.clone()).or(told)?;
+                self.world.complete_target(&mut target);
+                Some(target)
+            }
             Anchor::Workload(workload) => {
                 let mut target = told.unwrap_or_default();
                 target.namespace.get_or_insert_with(|| workload.namespace.clone());

@@ -45,6 +45,10 @@ impl Judge {
                 // Whoever asked may have gone: it is done all the same.
                 drop(reply.send(self.acknowledge(&id, by)));
             }
+            Query::Pods(reply) => {
+                let world = std::sync::Arc::clone(&self.world);
+                self.answers.spawn_blocking(move || drop(reply.send(world.pods())));
+            }
             Query::Unsealed(reply) => drop(reply.send(self.unsealed())),
         }
     }
@@ -148,6 +152,7 @@ impl Judge {
             export: facts.export,
             journal: facts.journal,
             agent: facts.agent,
+            kubernetes: facts.kubernetes,
         }
     }
 

@@ -116,6 +116,7 @@ impl World for FakeWorld {
             },
             export: Vec::new(),
             journal: JournalStatus::default(),
+            kubernetes: crate::status::KubernetesStatus::default(),
             journal_failing: false,
         }
     }

@@ -7,7 +7,9 @@ use crate::inventory::code::Foreign;
 use crate::inventory::writers::Lawful;
 use crate::model::{Actor, Class, HostPath, Observation, Severity, Target, ViolationKind};
 use crate::sensor::Health;
-use crate::status::{AgentStatus, ExportStatus, JournalStatus, ViolationStory};
+use crate::status::{
+    AgentStatus, ExportStatus, JournalStatus, KubernetesPod, KubernetesStatus, ViolationStory,
+};
 
 /// Facts of the agent that stand in a status report and are not the judge's.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub struct AgentFacts {
     pub export: Vec<ExportStatus>,
     /// The journal.
     pub journal: JournalStatus,
+    /// The Kubernetes API.
+    pub kubernetes: KubernetesStatus,
     /// The journal cannot be written.
     pub journal_failing: bool,
 }
@@ -53,6 +57,11 @@ pub trait World: Send + Sync + std::fmt::Debug {
     /// The pod an object belongs to.
     fn target(&self, path: &HostPath) -> Option<Target>;
 
+    /// Completes a target that a container tells.
+    fn complete_target(&self, target: &mut Target) {
+        let _ = target;
+    }
+
     /// How bad a violation is, and which techniques it may be part of.
     fn weigh(
         &self,
@@ -68,6 +77,11 @@ pub trait World: Send + Sync + std::fmt::Debug {
 
     /// Whether this is not the host's mount namespace, and a process lives in it.
     fn has_mount_namespace(&self, namespace: u64) -> bool;
+
+    /// The pods of this node, as disk and API tell of them. Called where blocking is allowed.
+    fn pods(&self) -> Vec<KubernetesPod> {
+        Vec::new()
+    }
 
     /// Facts for a status report.
     fn facts(&self) -> AgentFacts;

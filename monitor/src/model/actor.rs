@@ -81,6 +81,21 @@ pub struct Container {
     /// Name in the pod, where known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// Its image as the pod names it, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub image: Option<String>,
+    /// Its image as the kubelet reports it, where known: `<repository>@sha256:...`, or a digest alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub image_digest: Option<String>,
+}
+
+/// What controls a pod: a workload, as far up as is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// `Deployment`, `StatefulSet`, ...
+    pub kind: String,
+    /// Its name, in the pod's namespace.
+    pub name: String,
 }
 
 /// A pod, by what the cgroup or the API tells.
@@ -94,6 +109,12 @@ pub struct Pod {
     /// Name, where known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// Service account, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub service_account: Option<String>,
+    /// What controls it, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owner: Option<Owner>,
 }
 
 /// Whose object it is: the pod acted upon.
@@ -109,10 +130,16 @@ pub struct Target {
     pub container: Option<String>,
     /// Service account of the pod.
     pub service_account: Option<String>,
+    /// What controls the pod, where known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owner: Option<Owner>,
     /// `istio`, `linkerd`, ...
     pub mesh: Option<String>,
-    /// Image reference or digest.
+    /// The container's image as the pod names it.
     pub image: Option<String>,
+    /// The container's image as the kubelet reports it: `<repository>@sha256:...`, or a digest alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub image_digest: Option<String>,
     /// Where the content comes from.
     pub source: Option<Source>,
 }
@@ -131,4 +158,7 @@ pub struct Source {
     pub uid: Option<String>,
     /// Resource version, where known.
     pub resource_version: Option<String>,
+    /// `<kind>/<name>` of each source of a projected volume, where the file may be of several.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub projected: Vec<String>,
 }

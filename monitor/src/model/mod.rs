@@ -7,7 +7,7 @@ mod path;
 mod record;
 mod sentence;
 
-pub use actor::{Actor, Container, Pod, Source, Target};
+pub use actor::{Actor, Container, Owner, Pod, Source, Target};
 pub use object::{Class, Family, InodeKey, Slot, WatchKind};
 pub use observation::{Observation, Operation, Rung};
 pub use path::HostPath;
@@ -18,7 +18,7 @@ pub use record::{
 };
 
 /// Wall-clock time in nanoseconds, UTC; RFC 3339 with nine fractional digits in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub i64);
 
 impl Time {

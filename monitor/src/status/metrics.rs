@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Posture, StatusReport};
+use super::{KubernetesState, KubernetesStatus, Posture, StatusReport};
 use crate::model::Coverage;
 
 struct Text(String);
@@ -76,7 +76,30 @@ pub(super) fn render(report: &StatusReport) -> String {
         let labels = [("endpoint", export.endpoint.as_str())];
         text.value("meshseal_export_oldest_unsent_age_seconds", &labels, export.oldest_unsent_age_s);
     }
+    kubernetes(&mut text, &report.kubernetes);
     text.head("meshseal_build_info", "gauge", "The agent.");
     text.value("meshseal_build_info", &[("version", &report.agent.version), ("node", &report.node)], 1);
     text.0
+}
+
+fn kubernetes(text: &mut Text, kubernetes: &KubernetesStatus) {
+    use KubernetesState::{Connected, Connecting, Lost, Off};
+
+    let help = "1 for whether the Kubernetes API tells, 0 for the others.";
+    text.head("meshseal_kubernetes_state", "gauge", help);
+    for state in [Off, Connecting, Connected, Lost] {
+        let value = u64::from(state == kubernetes.state);
+        text.value("meshseal_kubernetes_state", &[("state", state.as_str())], value);
+    }
+    let help = "Pods that the Kubernetes API has on this node.";
+    text.single("meshseal_kubernetes_pods", "gauge", help, kubernetes.pods);
+    let help = "Pods of which the Kubernetes API tells what the disk contradicts.";
+    text.single("meshseal_kubernetes_contradictory_pods", "gauge", help, kubernetes.contradictory);
+    let help = "How often all pods were listed.";
+    text.single("meshseal_kubernetes_lists_total", "counter", help, kubernetes.lists);
+    if let Some(heard) = kubernetes.last_heard {
+        let help = "When the Kubernetes API last said anything.";
+        let seconds = u64::try_from(heard.as_nanos() / 1_000_000_000).unwrap_or(0);
+        text.single("meshseal_kubernetes_last_heard_timestamp_seconds", "gauge", help, seconds);
+    }
 }

@@ -14,9 +14,9 @@ mod server;
 mod socket;
 
 pub use model::{
-    AgentStatus, BaselineStatus, ExportStatus, JournalStatus, LossStatus, ObjectCounts, ObjectEntry,
-    ObjectState, Posture, SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState,
-    ViolationStory,
+    AgentStatus, BaselineStatus, ExportStatus, JournalStatus, KubernetesFault, KubernetesPod,
+    KubernetesState, KubernetesStatus, LossStatus, ObjectCounts, ObjectEntry, ObjectState, Posture,
+    SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory,
 };
 pub use posture::{Facts, posture};
 pub use query::{Acknowledged, EventSource, Proof, Query};

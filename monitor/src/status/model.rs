@@ -74,6 +74,9 @@ pub struct StatusReport {
     pub journal: JournalStatus,
     /// The agent.
     pub agent: AgentStatus,
+    /// The Kubernetes API: what it is asked, and what is unknown because it does not tell. Has no part in the posture.
+    #[serde(default)]
+    pub kubernetes: KubernetesStatus,
 }
 
 /// The sensor.
@@ -181,6 +184,104 @@ pub struct AgentStatus {
 
 fn slash() -> HostPath {
     HostPath::from_text("/")
+}
+
+/// Whether the Kubernetes API tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KubernetesState {
+    /// It is not asked: not in a cluster, or not wanted.
+    #[default]
+    Off,
+    /// It was not reached yet.
+    Connecting,
+    /// It tells.
+    Connected,
+    /// It does not tell (any more), and is asked again.
+    Lost,
+}
+
+impl KubernetesState {
+    /// The word in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Why the Kubernetes API does not tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesFault {
+    /// A stable word: `no_access` `unreachable` `silent` `unauthorized` `forbidden` `not_found` `refused` `too_large` `malformed`.
+    pub kind: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The Kubernetes API, as the agent knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    /// Whether it tells.
+    pub state: KubernetesState,
+    /// Why it is not asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub off_because: Option<String>,
+    /// Its address.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<String>,
+    /// Since when the state is what it is.
+    pub since: Time,
+    /// When all pods were last listed.
+    pub last_sync: Option<Time>,
+    /// When it last said anything.
+    pub last_heard: Option<Time>,
+    /// What went wrong last, while it does not tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fault: Option<KubernetesFault>,
+    /// Pods it has on this node.
+    pub pods: u64,
+    /// Pods it had, which are kept while they are on disk.
+    pub gone: u64,
+    /// Pods of which it tells what the disk contradicts: the disk is believed.
+    pub contradictory: u64,
+    /// Pods that are not kept.
+    pub not_kept: u64,
+    /// Events that were too large to be read.
+    pub passed_over: u64,
+    /// How often all pods were listed.
+    pub lists: u64,
+    /// Uid of the cluster, that of its namespace `kube-system`.
+    pub cluster_uid: Option<String>,
+    /// What cannot be said, in words for people; empty when nothing is missing.
+    pub unknown: Vec<String>,
+}
+
+/// One element of `GET /v1/pods`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesPod {
+    /// Its uid on the node (of a static pod, the hash of its file).
+    pub uid: String,
+    /// Namespace, where known.
+    pub namespace: Option<String>,
+    /// Name, where known.
+    pub name: Option<String>,
+    /// Service account, where known.
+    pub service_account: Option<String>,
+    /// What controls it, where known.
+    pub owner: Option<crate::model::Owner>,
+    /// The kubelet has a directory of it.
+    pub disk: bool,
+    /// The API told of it.
+    pub api: bool,
+    /// The API has it no more.
+    pub gone_from_api: bool,
+    /// The API tells of it what the disk contradicts, and is not believed.
+    pub contradictory: bool,
 }
 
 /// In which state an object is.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-use super::{ObjectEntry, StatusReport, ViolationEntry, ViolationStory};
+use super::{KubernetesPod, ObjectEntry, StatusReport, ViolationEntry, ViolationStory};
 use crate::journal::evidence::Evidence;
 use crate::model::{Acknowledgement, HostPath, Time};
 
@@ -24,6 +24,8 @@ pub enum Query {
     Violation(String, oneshot::Sender<Option<Box<ViolationStory>>>),
     /// A person took note of a violation whose wrong state has passed.
     Acknowledge(String, Acknowledgement, oneshot::Sender<Acknowledged>),
+    /// The pods of this node, as disk and API tell of them, by uid.
+    Pods(oneshot::Sender<Vec<KubernetesPod>>),
     /// Paths of objects that ought to be sealed and are not.
     Unsealed(oneshot::Sender<Vec<HostPath>>),
 }

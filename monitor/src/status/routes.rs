@@ -33,6 +33,7 @@ pub(super) fn router(server: Server) -> Router {
         .route("/", get(root))
         .route("/v1/status", get(status))
         .route("/v1/objects", get(objects))
+        .route("/v1/pods", get(pods))
         .route("/v1/unsealed", get(unsealed))
         .route("/v1/violations", get(violations))
         .route("/v1/violations/{id}", get(violation))
@@ -145,6 +146,10 @@ async fn status(State(server): State<Server>) -> Result<Response, Refusal> {
 
 async fn objects(State(server): State<Server>) -> Result<Response, Refusal> {
     json(&ask(&server, Query::Objects).await?)
+}
+
+async fn pods(State(server): State<Server>) -> Result<Response, Refusal> {
+    json(&ask(&server, Query::Pods).await?)
 }
 
 async fn unsealed(State(server): State<Server>) -> Result<Response, Refusal> {

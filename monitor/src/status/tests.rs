@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, ClientError};
 use super::{
-    Acknowledged, AgentStatus, BaselineStatus, EventSource, ExportStatus, JournalStatus, LossStatus,
-    ObjectCounts, ObjectEntry, ObjectState, Posture, Proof, Query, SensorStatus, Server, Socket, SocketError,
-    StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory,
+    Acknowledged, AgentStatus, BaselineStatus, EventSource, ExportStatus, JournalStatus, KubernetesFault,
+    KubernetesPod, KubernetesState, KubernetesStatus, LossStatus, ObjectCounts, ObjectEntry, ObjectState,
+    Posture, Proof, Query, SensorStatus, Server, Socket, SocketError, StatusReport, ViolationCounts,
+    ViolationEntry, ViolationState, ViolationStory,
 };
 use crate::journal::evidence::{Evidence, Proven};
 use crate::model::{
@@ -138,6 +139,18 @@ fn report() -> StatusReport {
             ready: true,
             host_root: HostPath::from_text("/"),
         },
+        kubernetes: KubernetesStatus {
+            state: KubernetesState::Lost,
+            server: Some("https://k:443".to_owned()),
+            since: AT,
+            last_sync: Some(AT),
+            last_heard: Some(AT),
+            fault: Some(KubernetesFault { kind: "silent".to_owned(), message: "m".to_owned() }),
+            pods: 1,
+            lists: 1,
+            unknown: vec!["u".to_owned()],
+            ..KubernetesStatus::default()
+        },
     }
 }
 
@@ -238,6 +251,11 @@ fn start(records: u64) -> Running {
                         writes.append();
                     }
                 }
+                Query::Pods(answer) => drop(answer.send(vec![KubernetesPod {
+                    uid: "u".to_owned(),
+                    owner: Some(crate::model::Owner { kind: "DaemonSet".to_owned(), name: "d".to_owned() }),
+                    ..KubernetesPod::default()
+                }])),
                 Query::Unsealed(answer) => drop(answer.send(vec![HostPath::from_text(HOSTILE)])),
             }
         }
@@ -424,6 +442,14 @@ async fn metrics_are_the_status_in_numbers() {
         "meshseal_journal_tree_size 3",
         "meshseal_export_acknowledged_seq{endpoint=\"http://c:4317\"} 2",
         "meshseal_export_oldest_unsent_age_seconds{endpoint=\"http://c:4317\"} 0",
+        "meshseal_kubernetes_state{state=\"off\"} 0",
+        "meshseal_kubernetes_state{state=\"connecting\"} 0",
+        "meshseal_kubernetes_state{state=\"connected\"} 0",
+        "meshseal_kubernetes_state{state=\"lost\"} 1",
+        "meshseal_kubernetes_pods 1",
+        "meshseal_kubernetes_contradictory_pods 0",
+        "meshseal_kubernetes_lists_total 1",
+        "meshseal_kubernetes_last_heard_timestamp_seconds 1700000000",
         "meshseal_build_info{version=\"1\",node=\"n\"} 1",
     ];
     assert_eq!(values, expected);
@@ -462,7 +488,7 @@ async fn the_document_describes_the_routes() {
     let document: Value = decoded("/openapi.json").await;
     let running = start(3);
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 15);
+    assert_eq!(paths.len(), 16);
     for (path, item) in paths.iter().filter(|(_, item)| item.get("get").is_some()) {
         let asked = path.replace("{id}", ID).replace("/proof", "/proof?seq=1");
         let answer = Client::connect(&running.socket).await.unwrap().get(&asked).await.unwrap();
@@ -566,7 +592,7 @@ async fn what_is_no_agent_is_told_apart() {
             "json",
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]",
             "agent: PATH: the answer to /v1/status is not what a meshseal agent answers (invalid length 0, expected \
-             struct StatusReport with 14 elements at line 1 column 2)",
+             struct StatusReport with 15 elements at line 1 column 2)",
         ),
         (
             "broken",

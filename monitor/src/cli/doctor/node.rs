@@ -3,13 +3,17 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Check;
 use crate::baseline::{TrustedKey, dsse, read_bounded, statement};
 use crate::config::{Baselines, Config};
+use crate::inventory::api;
 
 /// Longest envelope.
 const MAX_ENVELOPE: u64 = 384 << 20;
+/// Longest that one answer of the Kubernetes API is waited for.
+const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node with some thousand objects needs about that many; the kubelet shares them.
 const WATCHES: u64 = 8192;
 
@@ -23,7 +27,39 @@ pub(super) fn checks(config: Option<&Config>, default_socket: &Path) -> Vec<Chec
     checks.push(socket(&config.socket));
     checks.push(state_dir(&config.state_dir));
     checks.extend(baselines(&config.baselines));
+    checks.push(kubernetes(config));
     checks
+}
+
+/// Asks the API as the agent would, once. Without it the agent watches the same, and knows less of whose pods are whose.
+fn kubernetes(config: &Config) -> Check {
+    const NAME: &str = "kubernetes.api";
+    const FIX: &str =
+        "deploy/base/clusterrole.yaml has the rights it takes; `kubernetes: { api: off }` is without";
+    if !config.kubernetes.api {
+        return Check::good(
+            NAME,
+            "off, as the config says: owners, images by digest and sources stay unknown",
+        );
+    }
+    let kubeconfig = config.kubernetes.kubeconfig.as_deref();
+    let source = match api::Source::find(kubeconfig, &|name| std::env::var(name).ok()) {
+        Ok(source) => source,
+        Err(why) => return Check::good(NAME, format!("not asked: {why}")),
+    };
+    let timing = api::Timing { request: API_TIMEOUT, ..api::Timing::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = match runtime {
+        Ok(runtime) => runtime.block_on(api::probe(&source, &config.node, timing)),
+        Err(error) => return Check::bad(NAME, error.to_string(), "more threads and descriptors"),
+    };
+    match asked {
+        Ok((server, refused)) if refused.is_empty() => {
+            Check::good(NAME, format!("{server}: pods of node {} can be listed", config.node))
+        }
+        Ok((server, refused)) => Check::bad(NAME, format!("{server}: unknown: {}", refused.join("; ")), FIX),
+        Err(fault) => Check::bad(NAME, format!("{}: {fault}", fault.word()), FIX),
+    }
 }
 
 fn watches(file: &str) -> Check {
