@@ -21,12 +21,14 @@ mod agent;
 mod corpus;
 mod delivery;
 mod harness;
+mod kubernetes;
 mod pods;
 mod spool;
 
 pub use corpus::{Part, main as corpus};
 pub use delivery::main as delivery;
 pub use harness::{Case, main, run};
+pub use kubernetes::main as kubernetes;
 pub use pods::main as pods;
 pub use spool::main as spool;
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 static HIGHEST: OnceLock<&'static str> = OnceLock::new();
 
 /// Agents of this program run on that rung at most.
-pub(super) fn at_most(rung: &'static str) {
+pub(crate) fn at_most(rung: &'static str) {
     HIGHEST.get_or_init(|| rung);
 }
 
