@@ -172,10 +172,6 @@ impl Acts {
         self.acts.iter()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.acts.is_empty()
-    }
-
     /// Merges acts that were taken out but could not be judged.
     pub(crate) fn put_back(&mut self, earlier: Self, now: Instant) {
         let later = std::mem::replace(self, earlier);

@@ -59,7 +59,7 @@ impl Judge {
         let verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
         let late = verdict.may_be_early();
         let wait = self
-            .must_wait(unit, &look, &verdict, &acts, &lawful, &unlawful)
+            .must_wait(unit, &look, &verdict, &lawful, &unlawful)
             // A runtime takes the root of an ended container away first, and then what the container lives by.
             .or_else(|| {
                 let ending = look.found.is_none() && unit.container.is_some();
@@ -261,7 +261,6 @@ impl Judge {
         unit: &Unit,
         look: &Look,
         verdict: &Verdict,
-        acts: &Acts,
         lawful: &[&Act],
         unlawful: &[&Act],
     ) -> Option<Duration> {
@@ -278,9 +277,9 @@ impl Judge {
         }
         let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
         let mut findings = verdict.findings.iter().filter(news);
-        // Opening alone changes nothing: what did is seen on the disk already, and not yet told of.
+        // What is seen on the disk already, and not yet told of: opening alone changes nothing.
         let coming = findings.any(|finding| match &finding.act {
-            None => acts.is_empty(),
+            None => true,
             Some(act) => act.operation == Operation::Open && matches!(act.sensor, Rung::Lsm | Rung::Fentry),
         });
         // The names have not changed yet: a rename in the middle.

@@ -141,13 +141,13 @@ impl Book {
 
     /// Found by comparing alone, what an open violation tells with better words is that violation: other bytes in a
     /// file that was replaced, or the absence of one that was moved away. True where all has been told: the new name
-    /// of one that was moved.
+    /// of one that was moved. What the process that replaced a file does to the new one right after belongs to that too: it
+    /// was looked at in between.
     pub(crate) fn explains(&self, finding: &mut Finding) -> bool {
         use ViolationKind as V;
-        if finding.act.is_some() {
-            return false;
-        }
         let better: &[V] = match finding.kind {
+            V::Content | V::Attributes if finding.act.is_some() => &[V::Replaced],
+            _ if finding.act.is_some() => return false,
             V::Content | V::Attributes => &[V::MountedOver, V::Replaced],
             V::Removed => &[V::MountedOver, V::Renamed],
             V::Unexpected => return self.moved_to(&finding.object.path),
@@ -156,7 +156,9 @@ impl Book {
         let told = better.iter().find_map(|kind| {
             let entry = self.entries.get(self.open.get(&(finding.object.path.clone(), *kind))?)?;
             // What was covered for a moment explains nothing that is found later.
-            (*kind != V::MountedOver || entry.standing).then_some((*kind, entry))
+            let stands = *kind != V::MountedOver || entry.standing;
+            let goes_on = finding.act.as_ref().is_none_or(|act| goes_on(&entry.now, act));
+            (stands && goes_on).then_some((*kind, entry))
         });
         let Some((kind, entry)) = told else { return false };
         finding.kind = kind;
@@ -306,6 +308,15 @@ impl Book {
             _ => {}
         }
     }
+}
+
+/// Whether an act is of the process that a violation tells of, and came right after what is told.
+fn goes_on(told: &ViolationBody, act: &Act) -> bool {
+    /// In nanoseconds.
+    const RIGHT_AFTER: i64 = 2_000_000_000;
+    let (Some(then), Ok(now)) = (&told.actor, &act.actor) else { return false };
+    let one = (then.tgid, then.start_time) == (now.tgid, now.start_time);
+    one && act.first.0.saturating_sub(told.last_time.0) < RIGHT_AFTER
 }
 
 /// Whether a violation of the journal was of a state that stands, rather than of something that happened and was over.

@@ -79,11 +79,19 @@ pub(super) const ACTS: &[Act] = &[
             let running = Running::new(site)?;
             let (pid, mut byte) = (running.pid()?, [0_u8]);
             let here = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-            let at = std::ptr::with_exposed_provenance_mut(writable_memory_of(pid)?);
-            let there = libc::iovec { iov_base: at, iov_len: 1 };
-            // SAFETY: room for one byte here; whatever stands at the other address is the other process's.
-            let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
-            ensure!(read == 1, "process_vm_readv: {}", std::io::Error::last_os_error());
+            let until = Instant::now() + PATIENCE;
+            // It may still be on its way to what it will be: its stack is moved once.
+            let there = loop {
+                let at = std::ptr::with_exposed_provenance_mut(writable_memory_of(pid)?);
+                let there = libc::iovec { iov_base: at, iov_len: 1 };
+                // SAFETY: room for one byte here; whatever stands at the other address is the other process's.
+                let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+                if read == 1 {
+                    break there;
+                }
+                let error = std::io::Error::last_os_error();
+                ensure!(Instant::now() < until, "process_vm_readv: {error}");
+            };
             // SAFETY: as above; the byte is what stood there.
             let written = unsafe { libc::process_vm_writev(pid, &raw const here, 1, &raw const there, 1, 0) };
             ensure!(written == 1, "process_vm_writev: {}", std::io::Error::last_os_error());

@@ -22,6 +22,19 @@ pub(crate) fn name(short: &str) -> String {
     format!("docker.io/meshseal-node/{short}:1")
 }
 
+/// An image whose program is one more busybox, where proxies have theirs: at [`PROGRAM`]. The answer is its archive.
+pub(crate) fn proxy() -> Result<Vec<u8>> {
+    let busybox =
+        cmd::find("busybox").context("busybox is missing: the package busybox-static provides it")?;
+    let busybox = read(&busybox)?;
+    let mut root = base(&busybox, &[])?;
+    root.file(PROGRAM.trim_start_matches('/'), 0o755, &busybox)?;
+    archive("proxy", "0:0", PROGRAM, root)
+}
+
+/// The program of [`proxy`].
+pub(crate) const PROGRAM: &str = "/usr/local/bin/busybox";
+
 /// The directory with the image archives: one for the plain node, one with the mesh's as well.
 pub(crate) fn provide(parts: &Parts) -> Result<PathBuf> {
     let cache = Cache::open()?;
@@ -69,8 +82,8 @@ fn mesh_images(dir: &Path, mesh: &Mesh, busybox: &[u8], libraries: &[(String, Ve
     write(dir, "proxyv2", "1337:1337", "/usr/local/bin/pilot-agent", proxy)
 }
 
-fn write(dir: &Path, short: &str, user: &str, entrypoint: &str, layer: Tar) -> Result<()> {
-    let archive = oci::archive(oci::Image {
+fn archive(short: &str, user: &str, entrypoint: &str, layer: Tar) -> Result<Vec<u8>> {
+    oci::archive(oci::Image {
         name: &name(short),
         entrypoint: &[entrypoint],
         cmd: &[],
@@ -78,7 +91,11 @@ fn write(dir: &Path, short: &str, user: &str, entrypoint: &str, layer: Tar) -> R
         path: "/bin:/usr/bin:/usr/local/bin",
         labels: &[],
         layer,
-    })?;
+    })
+}
+
+fn write(dir: &Path, short: &str, user: &str, entrypoint: &str, layer: Tar) -> Result<()> {
+    let archive = archive(short, user, entrypoint, layer)?;
     let path = dir.join(format!("{short}.tar"));
     fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -54,3 +54,28 @@ async fn a_change_that_no_more_than_an_open_explains_is_told_all_the_same() {
     bench.see("dd", Operation::Open, "/x/lone", |_| {}).await;
     assert_eq!(bench.next().await, "opened Content /x/lone Open dd");
 }
+
+#[tokio::test]
+async fn what_the_replacer_writes_right_after_is_no_second_violation() {
+    let mut bench = bench().await;
+    let replace = |bench: &Bench| {
+        std::fs::write(bench.path("/new"), "").unwrap();
+        std::fs::rename(bench.path("/new"), bench.path("/x/lone")).unwrap();
+    };
+    replace(&bench);
+    bench.see("editor", Operation::Rename, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "opened Replaced /x/lone Rename editor");
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("editor", Operation::Write, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "updated Replaced /x/lone Write editor");
+    // Another process's doing is its own.
+    std::fs::write(bench.path("/x/lone"), "three").unwrap();
+    bench
+        .see("other", Operation::Write, "/x/lone", |seen| {
+            if let Ok(actor) = &mut seen.actor {
+                actor.tgid = 8;
+            }
+        })
+        .await;
+    assert_eq!(bench.next().await, "opened Content /x/lone Write other");
+}

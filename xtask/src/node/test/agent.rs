@@ -54,6 +54,12 @@ impl Agent<'_> {
             .collect()
     }
 
+    /// Each object with its state.
+    pub(super) fn objects(&self) -> Result<Vec<Value>> {
+        let (text, _) = self.ask(&["objects", "--format", "json"])?;
+        serde_json::from_str(&text).with_context(|| format!("`meshseal objects` is no list: {text}"))
+    }
+
     pub(super) fn violations(&self) -> Result<Vec<Value>> {
         let mut records = self.records()?;
         records.retain(|record| record["kind"] == "violation.opened");

@@ -3,6 +3,7 @@
 
 mod agent;
 mod api;
+mod containers;
 mod lawful;
 mod manifests;
 mod sealed;
@@ -18,6 +19,7 @@ use super::{Options, Work};
 use crate::interrupt;
 use crate::vm::{DEFAULT_LSM, kernel::Series};
 use agent::Agent;
+use containers::Containers;
 use manifests::Judged;
 use sealed::Sealed;
 
@@ -183,6 +185,46 @@ fn all(
     checks.check(
         "the API server stands still: status answers, and a change is told",
         api::outage(cluster, package, &sealed),
+    );
+    if Containers::can_be(cluster) {
+        in_containers(cluster, package, agent, &sealed, rung, checks);
+    } else {
+        println!(
+            "note: another containerd has its files in the usual place; programs of images are not looked at"
+        );
+    }
+    Some(())
+}
+
+/// The program of an image, in the containers of two pods.
+fn in_containers(
+    cluster: &Cluster,
+    package: &Path,
+    agent: &Agent<'_>,
+    sealed: &Sealed,
+    rung: &str,
+    checks: &mut Checks,
+) -> Option<()> {
+    let containers = checks.check(
+        "an image is sealed from its archive: its program is intact in the containers of two pods",
+        Containers::new(cluster, package, sealed, agent),
+    )?;
+    let sees_code = matches!(rung, "lsm" | "fentry");
+    if sees_code {
+        checks.check(
+            "it executes a program that was copied into its container",
+            containers.execute_what_was_brought_in(),
+        );
+    }
+    checks.check(
+        "a write straight to the layer is a violation of each container",
+        containers.write_to_the_layer(),
+    );
+    checks.check("a chmod through /proc/PID/root is one of that container", containers.copy_up());
+    checks.check("a rename over it in the container is one of that container", containers.replace_inside());
+    checks.check(
+        "of the two containers these violations and no more",
+        containers.nothing_more(if sees_code { 5 } else { 4 }),
     );
     Some(())
 }
