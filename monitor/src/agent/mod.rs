@@ -6,6 +6,7 @@
 
 mod baselines;
 mod events;
+mod first_use;
 mod memory;
 mod pods;
 mod recorder;
@@ -29,14 +30,17 @@ use crate::config::{self, Config};
 use crate::export::summary::{self, Summed};
 use crate::export::{ExportError, Exporter, Policy, Resource};
 use crate::inventory::api::{self, Cluster, Known, Remembered};
+use crate::inventory::mesh::CniDirs;
 use crate::journal::{Journal, JournalHandle, Options, Reader, Recovered};
 use crate::judge::{self, Command, Inputs, Judge};
 use crate::model::{Coverage, Draft, GapBody, Record, RecordBody, Rung, Severity, Time};
+use crate::profile::Layout;
 use crate::sensor::Health;
-use crate::status::{Server, Socket};
+use crate::status::{Query, Server, Socket};
 
 use self::baselines::Keeper;
 use self::events::Events;
+use self::first_use::{FirstUse, Means};
 use self::pods::Pods;
 use self::recorder::Opened;
 use self::world::Node;
@@ -169,8 +173,15 @@ async fn serve(config: Config) -> Result<(), StartError> {
     }
     drop(history);
     judging.spawn(judge.run(Inputs { events, commands, queries }, judge_stop.clone()));
-    serving.spawn(Server::new(queries_tx, status_events, stop.clone()).serve(socket));
+    serving.spawn(Server::new(queries_tx.clone(), status_events, stop.clone()).serve(socket));
 
+    let first_use = if config.baselines.trust_on_first_use {
+        let (first_use, told) = FirstUse::open(&config.state_dir);
+        send(&drafts_tx, told.into_iter().collect()).await;
+        Some(first_use)
+    } else {
+        None
+    };
     let mut keeper = Keeper::open(&config.state_dir.join("baselines"), &config.node, known_cluster)?;
     let mut first = keeper.load(&config.baselines);
     first.extend(keeper.offer_all(&config.baselines));
@@ -182,6 +193,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         root,
         refused: None,
         keeper,
+        first_use,
+        queries: queries_tx,
         node,
         exporter: Arc::clone(&exporter),
         cluster,
@@ -246,6 +259,9 @@ struct Agent {
     /// Why the last reload was refused.
     refused: Option<String>,
     keeper: Keeper,
+    /// Where the config asks for it.
+    first_use: Option<FirstUse>,
+    queries: mpsc::Sender<Query>,
     /// Where pods are looked for.
     root: Root,
     pods: Pods,
@@ -303,9 +319,13 @@ impl Agent {
 
     async fn tell(&self) {
         let mut uncertain = Vec::new();
-        uncertain.extend(self.keeper.refused().then(|| "baseline_rejected".to_owned()));
+        let broken = self.first_use.as_ref().is_some_and(FirstUse::is_broken);
+        uncertain.extend((self.keeper.refused() || broken).then(|| "baseline_rejected".to_owned()));
         uncertain.extend(self.pods.unclear().then(|| "pods_unclear".to_owned()));
-        let baselines = Command::Baselines(self.keeper.in_force(), self.pods.resolved());
+        let (mut baselines, resolved) = (self.keeper.in_force(), self.pods.resolved());
+        let first_use = self.first_use.as_ref().and_then(|known| known.beside(&baselines, &resolved));
+        baselines.extend(first_use);
+        let baselines = Command::Baselines(baselines, resolved);
         for command in [Command::Uncertain(uncertain), baselines] {
             if self.commands.send(command).await.is_err() {
                 tracing::error!("the judge is gone");
@@ -414,6 +434,40 @@ impl Agent {
         }
         let expired = self.keeper.newly_expired(Time::now());
         send(&self.drafts, expired).await;
+        self.learn().await;
+    }
+
+    /// What no baseline covers is trusted as it is, where the config asks for it.
+    async fn learn(&mut self) {
+        let Some(mut first_use) = self.first_use.take() else { return };
+        let (reply, answer) = oneshot::channel();
+        let asked = self.queries.send(Query::Unsealed(reply)).await;
+        let unsealed = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
+        let (node, root, config) = (Arc::clone(&self.node), self.root.clone(), self.config.clone());
+        let learned = tokio::task::spawn_blocking(move || {
+            let kubelet_root = node.kubelet_root();
+            let layout = Layout { kubelet_root: kubelet_root.clone(), cni: CniDirs::find(&config.host_root) };
+            let told = context(&config).map_err(|error| error.to_string()).and_then(|context| {
+                let profiles = Arc::clone(&config.profiles);
+                let means = Means { root, secret_key: context.secret_key, profiles, layout };
+                first_use.learn(&unsealed, &kubelet_root, &means).map_err(|error| error.to_string())
+            });
+            (first_use, told)
+        });
+        match learned.await {
+            Ok((first_use, told)) => {
+                self.first_use = Some(first_use);
+                match told {
+                    Ok(None) => {}
+                    Ok(Some(draft)) => {
+                        send(&self.drafts, vec![draft]).await;
+                        self.tell().await;
+                    }
+                    Err(error) => tracing::error!(%error, "nothing more can be trusted on first use"),
+                }
+            }
+            Err(error) => tracing::error!(%error, "trust on first use ended"),
+        }
     }
 }
 

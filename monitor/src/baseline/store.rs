@@ -31,6 +31,9 @@ const KEYS: &str = "keys";
 /// Longest keys statement in its envelope.
 const MAX_KEYS: u64 = 4 * 1024 * 1024;
 
+/// Name of the baseline of what is trusted on first use: no signed one may have it.
+pub const FIRST_USE: &str = "trust-on-first-use";
+
 /// A baseline in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedBaseline {
@@ -59,6 +62,12 @@ pub struct AcceptedBaseline {
 }
 
 impl AcceptedBaseline {
+    /// Whether it is of what nobody signed: what is trusted on first use.
+    #[must_use]
+    pub fn is_first_use(&self) -> bool {
+        self.name == FIRST_USE
+    }
+
     /// Whether it has run out.
     #[must_use]
     pub fn is_expired(&self, now: Time) -> bool {
@@ -355,6 +364,9 @@ impl Store {
                 signers: signers.clone(),
             })
         };
+        if parsed.name == FIRST_USE {
+            return Err(refuse(format!("the name {FIRST_USE} is not one that a signed baseline can have")));
+        }
         in_scope(&parsed, policy).map_err(refuse)?;
         let accepted_at = match self.ledger.step(&parsed.name, parsed.revision, &sha256) {
             Step::Refuse(reason) => return Err(refuse(reason)),

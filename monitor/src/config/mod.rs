@@ -93,6 +93,8 @@ pub struct Baselines {
     pub require_signatures: u32,
     /// The cluster's HMAC key, for sealed secrets.
     pub secret_key: Option<PathBuf>,
+    /// Mesh files that no baseline covers are held to what they were when they were seen first.
+    pub trust_on_first_use: bool,
 }
 
 /// Bounds of the journal.

@@ -241,6 +241,7 @@ fn baselines(context: &Context<'_>, written: Option<&written::Baselines>) -> Res
         )?,
         require_signatures,
         secret_key: context.path(&written.secret_key, "baselines.secretKey")?,
+        trust_on_first_use: written.trust_on_first_use.unwrap_or(false),
     })
 }
 

@@ -42,6 +42,7 @@ fn everything_but_the_version_has_a_default() {
             trusted_keys: vec!["/etc/meshseal/keys/release.pub".into()],
             require_signatures: 1,
             secret_key: None,
+            trust_on_first_use: false,
         },
         profile_files: Vec::new(),
         profiles: Arc::clone(Profiles::built_in()),
@@ -124,6 +125,7 @@ fn what_may_be_empty_is_accepted_empty() {
         trusted_keys: Vec::new(),
         require_signatures: 1,
         secret_key: Some(PathBuf::from("/k")),
+        trust_on_first_use: false,
     };
     assert_eq!((found.baselines, found.export), (baselines, Vec::new()));
 }
@@ -162,7 +164,7 @@ fn keys_and_shape() {
     assert_eq!(v1("fooo: 1\n"), format!("config: /c.yaml:2: unknown key 'fooo', {ALL}"));
     assert_eq!(
         v1("baselines:\n  foo: 1\n"),
-        "config: /c.yaml:3: unknown key 'foo' in baselines, expected one of files, trustedKeys, requireSignatures, secretKey"
+        "config: /c.yaml:3: unknown key 'foo' in baselines, expected one of files, trustedKeys, requireSignatures, secretKey, trustOnFirstUse"
     );
     assert_eq!(v1("api: {port: 1}\n"), "config: /c.yaml:2: unknown key 'port' in api, expected no keys");
     assert_eq!(

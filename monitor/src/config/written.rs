@@ -37,6 +37,7 @@ pub(super) struct Baselines {
     pub(super) trusted_keys: List,
     pub(super) require_signatures: Option<Spanned<u32>>,
     pub(super) secret_key: Text,
+    pub(super) trust_on_first_use: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

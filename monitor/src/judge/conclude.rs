@@ -1,6 +1,7 @@
 //! What follows from one look: records, violations, and the state of the unit.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::baseline::{Anchor, Content, Found, FoundKind, ObserveError, Seal, Writer};
@@ -396,7 +397,8 @@ impl Judge {
             // What lies in a directory that is sealed itself is that one's to tell.
             paths.extend(below.into_iter().filter(|below| *below != path && self.owner(below) == Some(ix)));
         }
-        let revision = unit.source.revision;
+        let source = Arc::clone(&unit.source);
+        let revision = source.revision;
         let intact = look.differences.is_empty();
         let unread = intact
             && self
@@ -411,7 +413,9 @@ impl Judge {
             if again || !over(&entry.now, look) {
                 continue;
             }
-            let newer = entry.now.object.revision.is_some_and(|of| of < revision);
+            let of = &entry.now.object;
+            let other = of.baseline.as_ref().is_some_and(|name| *name != source.name);
+            let newer = other || of.revision.is_some_and(|of| of < revision);
             let draft = if intact && newer {
                 let why = Some(format!("as revision {revision} seals it"));
                 self.book.resolve(&uid, Resolution::Rebaselined, why)

@@ -101,6 +101,7 @@ impl Judge {
             };
             *counter += 1;
             counts.total += 1;
+            counts.first_use += u64::from(unit.source.is_first_use());
             unreadable += u64::from(unit.unreadable.is_some());
             unwatched += u64::from(unit.unwatched.is_some());
             mapped += u64::from(!unit.mapped.is_empty());
@@ -114,7 +115,8 @@ impl Judge {
             violated_objects: counts.violated,
             sensor_live: health.rung != Rung::None,
             dead_families: health.dead() as u64,
-            has_baseline: !self.baselines.is_empty(),
+            has_baseline: self.baselines.iter().any(|baseline| !baseline.is_first_use()),
+            first_use: counts.first_use,
             baseline_expired: self.baselines.iter().any(|baseline| expired(baseline)),
             baseline_rejected: false,
             loss_unreconciled: self.losses.unreconciled(),
@@ -171,7 +173,9 @@ impl Judge {
                 Some(self.object(unit, state))
             })
             .collect();
-        list.extend(self.unsealed().into_iter().map(|path| ObjectEntry {
+        // Of what is trusted on first use there is an entry already.
+        let unwatched = self.unsealed().into_iter().filter(|path| self.owner(path).is_none());
+        list.extend(unwatched.map(|path| ObjectEntry {
             id: crate::baseline::SealedObject::id_of("", &path).to_string(),
             path,
             class: Class::Sealed,
@@ -224,12 +228,13 @@ impl Judge {
         }
     }
 
-    /// Mesh files that no object in force covers.
+    /// Mesh files that no signed object in force covers.
     pub(super) fn unsealed(&self) -> Vec<HostPath> {
         let covered = |path: &HostPath| {
             let mut at = Some(path.clone());
             while let Some(here) = at {
-                if self.units.find(&here).is_some() {
+                let unit = self.units.find(&here).and_then(|ix| self.units.get(ix));
+                if unit.is_some_and(|unit| !unit.source.is_first_use()) {
                     return true;
                 }
                 at = here.parent();

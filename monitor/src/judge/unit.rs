@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::baseline::store::FIRST_USE;
 use crate::baseline::{Digest, Found, Seal, SealedObject};
 use crate::model::{HostPath, InodeKey, ObjectRef, Slot, Time};
 
@@ -43,6 +44,13 @@ pub(crate) struct Source {
     pub(crate) revision: u64,
     pub(crate) commit: Option<String>,
     pub(crate) writers: Vec<crate::baseline::Writer>,
+}
+
+impl Source {
+    /// Nobody signed it.
+    pub(crate) fn is_first_use(&self) -> bool {
+        self.name == FIRST_USE
+    }
 }
 
 /// What is known of an object's present state.

@@ -75,7 +75,8 @@ impl Judge {
         if let Some(body) = self.unsealed.news(paths, truncated) {
             self.unsealed.records.push_back(now);
             // Without a baseline nothing is sealed: a normal first hour.
-            let severity = if self.baselines.is_empty() { Severity::Info } else { Severity::Low };
+            let signed = self.baselines.iter().any(|baseline| !baseline.is_first_use());
+            let severity = if signed { Severity::Low } else { Severity::Info };
             self.out.push(Draft::now(severity, body));
         }
     }

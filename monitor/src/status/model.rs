@@ -108,6 +108,9 @@ pub struct ObjectCounts {
     pub unsealed_truncated: bool,
     /// As sealed by the revision before, during a transition.
     pub superseded: u64,
+    /// Of all: those that nobody signed, held to what they were when they were seen first. They are among the unsealed too.
+    #[serde(default)]
+    pub first_use: u64,
 }
 
 /// How many violations there are.

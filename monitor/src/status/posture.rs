@@ -15,6 +15,8 @@ pub struct Facts {
     pub dead_families: u64,
     /// A baseline is accepted.
     pub has_baseline: bool,
+    /// Objects that are trusted because they were so when they were seen first.
+    pub first_use: u64,
     /// An accepted baseline ran out.
     pub baseline_expired: bool,
     /// The latest baseline given was refused; the one before holds.
@@ -40,6 +42,7 @@ pub struct Facts {
 /// | violated | `violations_open` `object_violated` |
 /// | blind | `no_live_sensor` |
 /// | uncertain | `journal_failing` `loss_unreconciled` `dead_hook_family` `no_baseline` `baseline_expired` `baseline_rejected` `reverification_pending` `object_unreadable` `object_unwatched` `writable_mapping` |
+/// | as without | `trust_on_first_use` |
 #[must_use]
 pub fn posture(facts: &Facts) -> (Posture, Vec<String>) {
     let reasons = [
@@ -56,6 +59,8 @@ pub fn posture(facts: &Facts) -> (Posture, Vec<String>) {
         (facts.unreadable_objects > 0, Posture::Uncertain, "object_unreadable"),
         (facts.unwatched_objects > 0, Posture::Uncertain, "object_unwatched"),
         (facts.writable_mappings > 0, Posture::Uncertain, "writable_mapping"),
+        // Changes nothing, and is always said.
+        (facts.first_use > 0, Posture::Intact, "trust_on_first_use"),
     ];
     let holding = || reasons.iter().filter(|(holds, ..)| *holds);
     let worst = holding().map(|&(_, posture, _)| posture).max().unwrap_or(Posture::Intact);
@@ -98,6 +103,7 @@ mod tests {
         assert_eq!(answer(|f| f.unreadable_objects = 1), is(Uncertain, &["object_unreadable"]));
         assert_eq!(answer(|f| f.unwatched_objects = 1), is(Uncertain, &["object_unwatched"]));
         assert_eq!(answer(|f| f.writable_mappings = 1), is(Uncertain, &["writable_mapping"]));
+        assert_eq!(answer(|f| f.first_use = 1), is(Intact, &["trust_on_first_use"]));
     }
 
     #[test]

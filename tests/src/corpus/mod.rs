@@ -9,6 +9,7 @@ mod bpf;
 mod code;
 mod faults;
 mod filesystems;
+mod first_use;
 mod image;
 mod inject;
 mod load;
@@ -30,6 +31,7 @@ use self::faults::{
     a_hundred_thousand_writes_are_counted, what_is_taken_from_the_sensor_is_missed,
     what_is_too_much_for_the_sensor_is_named,
 };
+use self::first_use::what_nobody_signed_is_held_to_what_it_was_at_first;
 use self::image::a_proxy_is_sealed_from_its_image;
 use self::load::{
     a_burst_on_one_object_is_counted, a_store_through_a_held_mapping_is_not_denied,
@@ -63,6 +65,7 @@ const OTHERS: &[Case] = crate::cases![
     without_a_baseline_it_is_uncertain,
     bad_baselines_are_rejected_and_the_old_one_holds,
     a_bad_config_is_rejected_and_the_old_one_holds,
+    what_nobody_signed_is_held_to_what_it_was_at_first,
 ];
 
 /// A sensor on hooks that fails, or is overrun.
