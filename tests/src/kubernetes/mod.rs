@@ -20,9 +20,11 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use self::server::{Mode, Server, pod};
-use crate::agent::{Agent, Home, PATIENCE, told_of};
+use crate::agent::{Agent, Home, PATIENCE, Signer, told_of};
 
 const POD: &str = "01234567-89ab-cdef-0123-456789abcdef";
+/// Set among processes of its own.
+const INSIDE: &str = "MESHSEAL_TESTS_INSIDE";
 /// An answer that takes longer is none that somebody waits for.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -34,24 +36,49 @@ pub fn main() -> ExitCode {
         drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
         return ExitCode::SUCCESS;
     }
+    if std::env::var_os(INSIDE).is_none() {
+        return inside();
+    }
     crate::main(crate::cases![
         without_the_api_it_is_ready_and_with_it_records_tell_more,
         whatever_the_api_does_a_change_is_told,
+        a_scope_is_met_once_the_api_tells_and_from_then_on,
     ])
+}
+
+/// This program again, among processes of its own: a real kubelet of this machine must not be taken for the one of these tests.
+fn inside() -> ExitCode {
+    let again = || -> Result<std::process::ExitStatus> {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+        command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+        Ok(command.status()?)
+    };
+    match again() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("FAIL a process namespace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// A node: a kubelet with one pod, an API server that knows it, and an agent.
 struct Node {
     server: Server,
-    kubelet: Child,
+    _kubelet: Kubelet,
     volume: PathBuf,
+    home: Home,
     agent: Agent,
     _scratch: tempfile::TempDir,
 }
 
-impl Drop for Node {
+struct Kubelet(Child);
+
+impl Drop for Kubelet {
     fn drop(&mut self) {
-        let _gone = (self.kubelet.kill(), self.kubelet.wait());
+        let _gone = (self.0.kill(), self.0.wait());
     }
 }
 
@@ -73,6 +100,7 @@ impl Node {
             .arg(format!("--root-dir={}", root.display()))
             .stdin(Stdio::piped())
             .spawn()?;
+        let _kubelet = Kubelet(kubelet);
         let server = Server::start();
         server.token("node");
         server.put(told());
@@ -91,7 +119,7 @@ impl Node {
         let sealed: Vec<PathBuf> = files.iter().map(|file| volume.join(file)).collect();
         home.baseline("conf", 1, &sealed.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         let agent = Agent::start(&home, 1)?;
-        Ok(Self { server, kubelet, volume, agent, _scratch: scratch })
+        Ok(Self { server, _kubelet, volume, home, agent, _scratch: scratch })
     }
 
     /// Waits until status says that of the API; each answer must come at once.
@@ -232,4 +260,47 @@ fn whatever_the_api_does_a_change_is_told() -> Result<()> {
     let seen = node.agent.seen.iter().filter(|record| record["kind"] == "violation.opened").count();
     ensure!(seen == files.len(), "{seen} violations; {}", told_of(&node.agent.seen));
     Ok(())
+}
+
+fn a_scope_is_met_once_the_api_tells_and_from_then_on() -> Result<()> {
+    let mut node = Node::start(&["plain"], Mode::Hang)?;
+    for (name, scope, told) in [
+        ("by-cluster", json!({"cluster": "cluster-1"}), "is for cluster cluster-1, and this one is unknown"),
+        ("by-label", json!({"nodes": {"labels": {"pool": "edge"}}}), "is for nodes with label pool=edge"),
+    ] {
+        let file = node.volume.join(name);
+        fs::write(&file, "as sealed")?;
+        let statement = node.home.seal(name, 1, &[&file], &[])?;
+        let mut text: Value = serde_json::from_slice(&fs::read(&statement)?)?;
+        text["predicate"]["scope"] = scope;
+        fs::write(&statement, text.to_string())?;
+        let envelope = node.home.sign(&statement, Signer::Trusted)?;
+        node.home.offer(name, &envelope)?;
+        node.agent.reload()?;
+        let refused = |record: &Value| record["kind"] == "baseline.rejected" && record["name"] == name;
+        let record = node.agent.find("refusal", refused)?;
+        ensure!(record["reason"].as_str().is_some_and(|why| why.contains(told)), "{record}");
+    }
+    node.server.behave(Mode::Well);
+    for name in ["by-cluster", "by-label"] {
+        let accepted = |record: &Value| record["kind"] == "baseline.accepted" && record["name"] == name;
+        node.agent.find("acceptance", accepted)?;
+    }
+    node.tamper("by-cluster")?;
+    node.agent.stop()?;
+
+    // An agent that cannot reach the API knows what the one before it was told.
+    node.server.behave(Mode::Hang);
+    node.agent = Agent::start(&node.home, 1)?;
+    let (status, _) = node.agent.status()?;
+    let in_force: Vec<&str> =
+        status["baseline"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+    ensure!(in_force == ["by-cluster", "by-label", "conf"], "in force are {in_force:?}");
+    let doubt = json!([
+        "owners, images by digest and sources of volumes of all pods",
+        "uid of the cluster, but for what an earlier agent was told",
+        "labels of the node, but for what an earlier agent was told",
+    ]);
+    ensure!(status["kubernetes"]["unknown"] == doubt, "{}", status["kubernetes"]);
+    node.tamper("by-label").map(drop)
 }
