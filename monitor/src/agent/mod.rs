@@ -189,7 +189,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let exporter = Arc::new(Mutex::new(exporter));
     let agent = Agent {
         config,
-        pods: Pods::new(root.clone()),
+        pods: Pods::new(root.clone(), Arc::clone(&api)),
         root,
         refused: None,
         keeper,
@@ -348,7 +348,8 @@ impl Agent {
 
     /// Looks which pods and containers are on the node; whether anything changed.
     async fn look_for_pods(&mut self) -> bool {
-        let mut pods = std::mem::replace(&mut self.pods, Pods::new(self.root.clone()));
+        let mut pods =
+            std::mem::replace(&mut self.pods, Pods::new(self.root.clone(), Arc::clone(&self.node.api)));
         let (node, baselines) = (Arc::clone(&self.node), self.keeper.in_force());
         let looked = tokio::task::spawn_blocking(move || {
             let changed = pods.refresh(&node.kubelet_root(), &baselines);

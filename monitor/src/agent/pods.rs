@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::baseline::{AcceptedBaseline, Root, SealedObject};
+use crate::inventory::api::Known;
+use crate::inventory::pods::Evidence;
 use crate::inventory::workloads::{Expect, Resolution, resolve, resolve_images};
 use crate::inventory::{containers, pods};
 use crate::judge::{Container, Resolved};
@@ -28,6 +30,7 @@ type Key = (String, u64, String);
 #[derive(Debug)]
 pub(super) struct Pods {
     root: Root,
+    api: Arc<Known>,
     /// When the directories that have an entry for each pod or container were changed last.
     changed: Vec<Option<SystemTime>>,
     looked: Option<Instant>,
@@ -35,7 +38,7 @@ pub(super) struct Pods {
     /// The baselines that were there last, and those of them that name no host paths.
     of: Vec<(String, u64)>,
     anchored: Vec<Arc<AcceptedBaseline>>,
-    known: BTreeMap<Key, Known>,
+    known: BTreeMap<Key, Made>,
     /// A pod or container is not complete yet, or on its way out.
     pending: bool,
     /// Pods that cannot be told and may be sealed, by uid, and since when.
@@ -44,16 +47,17 @@ pub(super) struct Pods {
 }
 
 #[derive(Debug)]
-struct Known {
+struct Made {
     objects: Arc<[SealedObject]>,
     container: Option<Arc<Container>>,
     absent: u32,
 }
 
 impl Pods {
-    pub(super) const fn new(root: Root) -> Self {
+    pub(super) const fn new(root: Root, api: Arc<Known>) -> Self {
         Self {
             root,
+            api,
             changed: Vec::new(),
             looked: None,
             stirred: None,
@@ -73,7 +77,7 @@ impl Pods {
 
     /// What is concrete now.
     pub(super) fn resolved(&self) -> Vec<Resolved> {
-        let resolved = |((baseline, revision, _), known): (&Key, &Known)| Resolved {
+        let resolved = |((baseline, revision, _), known): (&Key, &Made)| Resolved {
             baseline: baseline.clone(),
             revision: *revision,
             objects: Arc::clone(&known.objects),
@@ -126,7 +130,12 @@ impl Pods {
         if self.anchored.is_empty() {
             return false;
         }
-        let pods = pods::read(&self.root, kubelet_root);
+        let mut pods = pods::read(&self.root, kubelet_root);
+        for pod in &mut pods {
+            if let Some(facts) = self.api.pod(&pod.uid) {
+                pod.told_by_api(&facts);
+            }
+        }
         let containers = containers::read(&self.root);
         let started: BTreeMap<&str, bool> = pods.iter().map(|pod| (pod.uid.as_str(), pod.started)).collect();
         let mut fresh = false;
@@ -139,6 +148,12 @@ impl Pods {
             for pod in unknown.iter().filter(|pod| pod.may_be_sealed) {
                 let since = untold.get(&pod.uid).copied().unwrap_or_else(Instant::now);
                 self.untold.insert(pod.uid.clone(), since);
+            }
+            // Watched, as the API says; but whether it is so, the node does not tell.
+            for pod in pods.iter().filter(|pod| pod.told_by == Evidence::Api) {
+                let since = untold.get(&pod.uid).copied().unwrap_or_else(Instant::now);
+                self.untold.insert(pod.uid.clone(), since);
+                self.pending = true;
             }
             self.pending |= !unknown.is_empty();
             let pods = pods.into_iter().map(|pod| (pod.uid, None, pod.objects));
@@ -162,7 +177,7 @@ impl Pods {
                     Some(known) if *known.objects == *objects => known.absent = 0,
                     _ => {
                         fresh = true;
-                        let known = Known { objects: objects.into(), container, absent: 0 };
+                        let known = Made { objects: objects.into(), container, absent: 0 };
                         self.known.insert(key, known);
                     }
                 }

@@ -12,7 +12,8 @@ use base64::Engine as _;
 
 use crate::baseline::identity::looks_like_token;
 use crate::baseline::{EntryKind, Root};
-use crate::model::HostPath;
+use crate::inventory::api::PodFacts;
+use crate::model::{HostPath, Owner};
 
 /// Kubelet directories of the usual distributions: kubeadm and most others, k0s, MicroK8s. The last is a tree that is
 /// itself a kubelet's directory.
@@ -50,6 +51,8 @@ pub struct NodePod {
     pub contradictory: bool,
     /// What told its name.
     pub told_by: Option<Evidence>,
+    /// What controls it, as the Kubernetes API tells.
+    pub api_owner: Option<Owner>,
 }
 
 /// What tells which pod it is.
@@ -64,6 +67,8 @@ pub enum Evidence {
     Hosts,
     /// Nothing but the names of its volumes, which fit one workload only.
     Volumes,
+    /// Nothing on the node: the Kubernetes API. Its word adds objects to what is watched, and takes no doubt away.
+    Api,
 }
 
 impl Evidence {
@@ -75,6 +80,7 @@ impl Evidence {
             Self::Token => "its token",
             Self::Hosts => "its hosts file",
             Self::Volumes => "its volumes only",
+            Self::Api => "the Kubernetes API only",
         }
     }
 }
@@ -156,6 +162,7 @@ fn pod(root: &Root, dir: HostPath, uid: &str, logged: Option<&(String, String)>)
         started,
         contradictory: false,
         told_by: None,
+        api_owner: None,
         dir,
     };
     let by_token = claims.map(|claims| (claims.namespace, claims.pod));
@@ -175,6 +182,25 @@ fn pod(root: &Root, dir: HostPath, uid: &str, logged: Option<&(String, String)>)
 }
 
 impl NodePod {
+    /// Takes the API's word for what the node does not tell.
+    pub fn told_by_api(&mut self, facts: &PodFacts) {
+        let owner = facts.owner.clone();
+        if self.contradictory {
+            return;
+        }
+        if self.told_by.is_none() {
+            let namespace = self.namespace.as_ref().is_none_or(|namespace| *namespace == facts.namespace);
+            let account = self.service_account.is_none() || self.service_account == facts.service_account;
+            if namespace && account {
+                self.told((facts.namespace.clone(), facts.name.clone()), Evidence::Api);
+                self.api_owner = owner;
+            }
+        } else if self.name.as_ref() == Some(&facts.name) && self.namespace.as_ref() == Some(&facts.namespace)
+        {
+            self.api_owner = owner;
+        }
+    }
+
     fn told(&mut self, (namespace, name): (String, String), by: Evidence) {
         self.namespace = Some(namespace);
         self.name = Some(name);

@@ -264,9 +264,24 @@ fn owner<'k, 'o>(pod: &NodePod, workloads: &'k [Known<'o>], expect: Expect) -> O
     let longest = all.iter().map(|known| known.workload.name.len()).max().unwrap_or(0);
     all.retain(|known| known.workload.name.len() == longest);
     match all.as_slice() {
+        // The API's word takes no doubt away.
+        [] if told_by == Evidence::Api => Owner::Unclear(
+            "the node does not tell its name, and by the API's it fits no workload".into(),
+            true,
+        ),
         [] => Owner::None,
         [known] => Owner::Of(known, told_by),
         [first, second, ..] => {
+            // The API's word settles which to watch; that the node does not tell stays in doubt.
+            let by_api = |known: &&&Known<'_>| {
+                let workload = &known.workload;
+                pod.api_owner
+                    .as_ref()
+                    .is_some_and(|owner| owner.name == workload.name && owner.kind == workload.kind.as_str())
+            };
+            if let Some(known) = all.iter().find(by_api) {
+                return Owner::Of(known, Evidence::Api);
+            }
             let reason = format!("pod {name} may be of {} or of {}", first.workload, second.workload);
             Owner::Unclear(reason, true)
         }
@@ -397,4 +412,71 @@ fn at(root: &Root, baseline: &str, object: &SealedObject, path: HostPath) -> Sea
 fn is_published(volume: &[u8]) -> bool {
     let plugins = ["configmap", "secret", "projected", "downward-api"];
     plugins.iter().any(|plugin| volume.starts_with(format!("/volumes/kubernetes.io~{plugin}/").as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Evidence, Expect, Known, Owner, owner};
+    use crate::baseline::{Workload, WorkloadKind};
+    use crate::inventory::api::telling;
+    use crate::inventory::pods::NodePod;
+    use crate::model::HostPath;
+
+    const UID: &str = "0123abcd-4567-89ab-cdef-0123456789ab";
+
+    fn workload(kind: WorkloadKind, name: &str) -> Known<'static> {
+        let (namespace, service_account) = ("shop".to_owned(), "default".to_owned());
+        let workload = Workload { namespace, kind, name: name.to_owned(), service_account };
+        Known { workload: Arc::new(workload), objects: Vec::new() }
+    }
+
+    /// What a pod is of, and by what; `None`: of none. `disk` is what the node tells, `api` the name and owner the API tells.
+    fn of(disk: Option<&str>, api: Option<(&str, &str, &str)>) -> Result<Option<(String, Evidence)>, bool> {
+        let workloads = [workload(WorkloadKind::DaemonSet, "log"), workload(WorkloadKind::ReplicaSet, "log")];
+        let mut pod = NodePod {
+            uid: UID.to_owned(),
+            dir: HostPath::from("/p"),
+            namespace: disk.map(|_| "shop".to_owned()),
+            name: disk.map(str::to_owned),
+            service_account: None,
+            volumes: std::collections::BTreeSet::new(),
+            started: true,
+            contradictory: false,
+            told_by: disk.map(|_| Evidence::Logs),
+            api_owner: None,
+        };
+        if let Some((name, kind, controller)) = api {
+            let known = telling(&[serde_json::json!({
+                "metadata": {"namespace": "shop", "name": name, "uid": UID,
+                    "ownerReferences": [{"kind": kind, "name": controller, "uid": "c", "controller": true}]},
+                "spec": {"serviceAccountName": "default"},
+            })]);
+            pod.told_by_api(&known.pod(UID).unwrap());
+        }
+        match owner(&pod, &workloads, Expect::Started) {
+            Owner::None => Ok(None),
+            Owner::Unclear(_, may_be_sealed) => Err(may_be_sealed),
+            Owner::Of(known, by) => Ok(Some((known.workload.to_string(), by))),
+        }
+    }
+
+    #[test]
+    fn the_api_adds_what_is_watched_and_takes_no_doubt_away() {
+        let daemon = Ok(Some(("shop/DaemonSet/log".to_owned(), Evidence::Api)));
+        // A name that fits two: the owner settles which, and it is said by whom.
+        assert_eq!(of(Some("log-bcdfg"), None), Err(true));
+        assert_eq!(of(Some("log-bcdfg"), Some(("log-bcdfg", "DaemonSet", "log"))), daemon);
+        assert_eq!(of(Some("log-bcdfg"), Some(("log-bcdfg", "Job", "other"))), Err(true));
+        // Another name than the disk's counts for nothing.
+        assert_eq!(of(Some("log-bcdfg"), Some(("x", "DaemonSet", "log"))), Err(true));
+        // No name on disk: the API's is taken.
+        assert_eq!(of(None, None), Err(true));
+        assert_eq!(of(None, Some(("log-bcdfg", "DaemonSet", "log"))), daemon);
+        // But a name that fits nothing does not make it a stranger: it may still be one that is sealed.
+        assert_eq!(of(None, Some(("x", "Job", "x"))), Err(true));
+        // What the disk tells to be a stranger is one, whatever the API calls its owner.
+        assert_eq!(of(Some("x"), Some(("x", "DaemonSet", "log"))), Ok(None));
+    }
 }
