@@ -40,20 +40,24 @@ pub(crate) struct MadeOf {
     paths: Vec<HostPath>,
 }
 
-/// The mount table, kept for a moment: many objects are taken up at once.
+/// Mount tables in which the object's mount may be: the agent's own, and the node's, which the tree of process 1 lies in.
+const TABLES: [&str; 2] = ["/proc/self/mountinfo", "/proc/1/mountinfo"];
+
+/// The mount tables, kept for a moment: many objects are taken up at once.
 #[derive(Debug, Default)]
-pub(super) struct MountTable(Option<(Instant, Vec<u8>)>);
+pub(super) struct MountTable(Option<(Instant, Vec<Vec<u8>>)>);
 
 impl MountTable {
     /// The layers of a mount.
     fn find(&mut self, mount: u64) -> Option<Layers> {
+        let of_mount = |tables: &[Vec<u8>]| tables.iter().find_map(|table| Layers::of_mount(table, mount));
         let kept = self.0.as_ref().filter(|(read, _)| read.elapsed() < KEPT);
-        if let Some(layers) = kept.and_then(|(_, table)| Layers::of_mount(table, mount)) {
+        if let Some(layers) = kept.and_then(|(_, tables)| of_mount(tables)) {
             return Some(layers);
         }
-        let table = std::fs::read("/proc/self/mountinfo").ok()?;
-        let (_, table) = self.0.insert((Instant::now(), table));
-        Layers::of_mount(table, mount)
+        let tables = TABLES.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+        let (_, tables) = self.0.insert((Instant::now(), tables));
+        of_mount(tables)
     }
 }
 
@@ -70,7 +74,9 @@ impl Judge {
             Some(known) => known,
             None => {
                 self.leave_layers(ix);
-                let Some(paths) = self.layers_of(fd, stat.stx_mnt_id) else { return };
+                let Some(paths) = self.layers_of(fd, stat.stx_mnt_id) else {
+                    return self.unwatched(ix, "the layers of the overlay that it lies on cannot be found");
+                };
                 let made_of = MadeOf { mount: stat.stx_mnt_id, paths };
                 self.enter_layers(ix, &made_of);
                 made_of
