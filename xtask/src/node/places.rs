@@ -81,10 +81,19 @@ impl Places {
     }
 }
 
-/// Whether nothing is there: no such directory, or an empty one.
+/// Whether nothing is there: no such directory, or one in which there are empty directories at most.
 fn is_free(path: &Path) -> Result<bool> {
     match fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
+        Ok(entries) => {
+            for entry in entries {
+                let entry = entry.with_context(|| format!("cannot read {}", path.display()))?;
+                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if !is_dir || !is_free(&entry.path())? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -98,5 +107,20 @@ pub(crate) fn network_namespaces() -> Result<Vec<String>> {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).context("cannot read /run/netns"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_free;
+
+    #[test]
+    fn empty_directories_are_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_free(&dir.path().join("not there")).unwrap());
+        std::fs::create_dir_all(dir.path().join("runc/k8s.io")).unwrap();
+        assert!(is_free(dir.path()).unwrap());
+        std::fs::write(dir.path().join("runc/k8s.io/state.json"), "{}").unwrap();
+        assert!(!is_free(dir.path()).unwrap());
     }
 }
