@@ -204,6 +204,16 @@ pub const TARGETS: &[Target] = &[
         run: inventory::procs::fuzz,
     },
     Target {
+        name: "kubernetes",
+        seeds: &[
+            br#"{"type":"ADDED","object":{"metadata":{"name":"p","namespace":"n","uid":"u","resourceVersion":"1","ownerReferences":[{"kind":"ReplicaSet","name":"r","uid":"o","controller":true}]},"spec":{"containers":[{"name":"c","image":"i","volumeMounts":[{"name":"v"}]}],"volumes":[{"name":"v","projected":{"sources":[{"configMap":{"name":"m","items":[{"path":"a"}]}}]}}]},"status":{"containerStatuses":[{"name":"c","containerID":"containerd://1","imageID":"i@sha256:0"}]}}}"#,
+            br#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"m"}}"#,
+            br#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"p","namespace":"n","uid":"u"}}]}"#,
+            b"current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\nclusters: [{name: k, cluster: {server: \"https://k\"}}]\nusers: [{name: u, user: {token: t}}]\n",
+        ],
+        run: inventory::api::fuzz,
+    },
+    Target {
         name: "cgroup",
         seeds: &[
             b"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod01234567_89ab_cdef_0123_456789abcdef.slice/cri-containerd-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope",

@@ -199,6 +199,22 @@ fn render_story(story: &ViolationStory) -> String {
     if let Some(target) = &body.target {
         let part = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
         line(&mut out, "belongs to", &format!("pod {}/{}", part(&target.namespace), part(&target.pod)));
+        let owner = target.owner.as_ref().map(|owner| format!("{}/{}", owner.kind, owner.name));
+        let source = target.source.as_ref().map(|source| {
+            source.name.as_ref().map_or_else(|| source.kind.clone(), |name| format!("{}/{name}", source.kind))
+        });
+        for (name, text) in [
+            ("  owner", owner),
+            ("  account", target.service_account.clone()),
+            ("  container", target.container.clone()),
+            ("  image", target.image.clone()),
+            ("  digest", target.image_digest.clone()),
+            ("  content", source),
+        ] {
+            if let Some(text) = text {
+                line(&mut out, name, &text);
+            }
+        }
     }
     difference(&mut out, &body.expected, &body.actual);
     if !body.attack.is_empty() {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use self::server::{Mode, Server, pod};
@@ -138,6 +138,18 @@ impl Node {
         }
     }
 
+    /// What `meshseal doctor` says of the API.
+    fn doctor(&self) -> Result<(bool, String)> {
+        let mut command = Command::new(crate::meshseal());
+        let out =
+            command.args(["doctor", "--format", "json", "--config"]).arg(self.home.config()).output()?;
+        let report: Value = serde_json::from_slice(&out.stdout)?;
+        let check =
+            report["checks"].as_array().into_iter().flatten().find(|one| one["name"] == "kubernetes.api");
+        let check = check.context("no check of the API")?;
+        Ok((check["ok"] == true, check["detail"].as_str().unwrap_or_default().to_owned()))
+    }
+
     /// Changes a file; the answer is the target of the one violation that tells.
     fn tamper(&mut self, file: &str) -> Result<Value> {
         let path = self.volume.join(file);
@@ -206,6 +218,15 @@ fn without_the_api_it_is_ready_and_with_it_records_tell_more() -> Result<()> {
     ensure!(status["kubernetes"]["cluster_uid"] == "cluster-1", "{}", status["kubernetes"]);
     let target = node.tamper("late")?;
     ensure!(target == by_both(), "with the API the target is {target}");
+
+    let (ok, detail) = node.doctor()?;
+    ensure!(ok && detail.ends_with("pods of node corpus can be listed"), "doctor: {detail}");
+    node.server.behave(Mode::Refuse("/api/v1/nodes", 403));
+    let (ok, detail) = node.doctor()?;
+    ensure!(!ok && detail.contains("labels of the node: not allowed (403)"), "doctor: {detail}");
+    node.server.behave(Mode::Hang);
+    let (ok, detail) = node.doctor()?;
+    ensure!(!ok && detail.starts_with("silent: "), "doctor: {detail}");
     Ok(())
 }
 
@@ -298,8 +319,8 @@ fn a_scope_is_met_once_the_api_tells_and_from_then_on() -> Result<()> {
     ensure!(in_force == ["by-cluster", "by-label", "conf"], "in force are {in_force:?}");
     let doubt = json!([
         "owners, images by digest and sources of volumes of all pods",
-        "uid of the cluster, but for what an earlier agent was told",
-        "labels of the node, but for what an earlier agent was told",
+        "uid of the cluster, but for what was told before",
+        "labels of the node, but for what was told before",
     ]);
     ensure!(status["kubernetes"]["unknown"] == doubt, "{}", status["kubernetes"]);
     node.tamper("by-label").map(drop)

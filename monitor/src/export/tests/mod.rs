@@ -60,8 +60,15 @@ async fn sink() -> Sink {
             let logs: Vec<_> = request
                 .resource_logs
                 .into_iter()
-                .flat_map(|r| r.scope_logs)
-                .flat_map(|s| s.log_records)
+                .flat_map(|r| {
+                    // The resource's cluster, where it has one, on each record.
+                    let cluster = r.resource.into_iter().flat_map(|resource| resource.attributes);
+                    let cluster: Vec<_> = cluster.filter(|one| one.key == "k8s.cluster.uid").collect();
+                    r.scope_logs.into_iter().flat_map(|s| s.log_records).map(move |mut log| {
+                        log.attributes.extend(cluster.clone());
+                        log
+                    })
+                })
                 .collect();
             let mut left = answers.lock().unwrap();
             let next = if left.is_empty() { None } else { Some(left.remove(0)) };
@@ -174,6 +181,25 @@ async fn records_survive_refusals_garbage_and_restarts() {
     let before = sink.got.borrow().len();
     stop(start(&sink, dir.path(), &handle)).await;
     assert_eq!(sink.got.borrow().len(), before);
+    sink.tasks.abort_all();
+    journal.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_that_becomes_known_is_told_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(&dir.path().join("journal"), Options::new("n")).unwrap();
+    let (handle, mut sink) = (journal.handle(), sink().await);
+    let running = start(&sink, dir.path(), &handle);
+    let mut told = Vec::new();
+    for (name, cluster) in [("a", None), ("b", Some("c1".to_owned())), ("c", Some("c1".to_owned()))] {
+        running.set_cluster_uid(cluster);
+        let records = append(&handle, &[name]).await;
+        let got = until(&mut sink, &records[0].uid).await;
+        told.push(text(got.last().unwrap(), "k8s.cluster.uid"));
+    }
+    assert_eq!(told, [None, Some("c1".to_owned()), Some("c1".to_owned())]);
+    stop(running).await;
     sink.tasks.abort_all();
     journal.shutdown().await.unwrap();
 }

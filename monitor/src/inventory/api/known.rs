@@ -13,6 +13,9 @@ use crate::status::{KubernetesFault, KubernetesPod, KubernetesState, KubernetesS
 
 /// Most pods that are kept: a node has some hundred at most.
 pub(super) const PODS_MAX: usize = 4096;
+/// What may be unknown of the surroundings of pods, in words for people.
+pub(super) const CLUSTER: &str = "uid of the cluster";
+pub(super) const LABELS: &str = "labels of the node";
 /// What is gone from the API is kept this long at least: what was done to it may be judged only now.
 const GONE_KEPT: Duration = Duration::from_secs(600);
 /// Most contradictions that are told apart.
@@ -362,23 +365,16 @@ impl Inner {
                 unknown.push(format!("what came of pods since {since}"));
             }
         }
-        match (&cluster.uid, self.remembered) {
-            (None, _) => unknown.push(self.because("uid of the cluster")),
-            (Some(_), true) => {
-                unknown.push("uid of the cluster, but for what an earlier agent was told".to_owned());
+        for (what, known) in [(CLUSTER, cluster.uid.is_some()), (LABELS, cluster.labels.is_some())] {
+            if known && (self.remembered || self.refused.contains_key(what)) {
+                let before = format!("{what}, but for what was told before");
+                unknown.push(self.because(what, before));
+            } else if !known {
+                unknown.push(self.because(what, what.to_owned()));
             }
-            (Some(_), false) => {}
         }
-        match (&cluster.labels, self.remembered) {
-            (None, _) => unknown.push(self.because("labels of the node")),
-            (Some(_), true) => {
-                unknown.push("labels of the node, but for what an earlier agent was told".to_owned());
-            }
-            (Some(_), false) => {}
-        }
-        let others =
-            self.refused.keys().filter(|what| !what.starts_with("uid") && !what.starts_with("labels"));
-        unknown.extend(others.map(|what| self.because(what)));
+        let others = self.refused.keys().filter(|what| ![CLUSTER, LABELS].contains(what));
+        unknown.extend(others.map(|what| self.because(what, (*what).to_owned())));
         if self.not_kept > 0 {
             unknown.push(format!(
                 "{} pods that are not kept: there are too many, or they cannot be told apart",
@@ -391,7 +387,10 @@ impl Inner {
         unknown
     }
 
-    fn because(&self, what: &str) -> String {
-        self.refused.get(what).map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
+    fn because(&self, what: &str, told: String) -> String {
+        match self.refused.get(what) {
+            Some(why) => format!("{told}: {why}"),
+            None => told,
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, Source};
 use super::backoff::Backoff;
 use super::fault::{Fault, bounded};
-use super::known::{Cluster, Known, PODS_MAX};
+use super::known::{CLUSTER, Cluster, Known, LABELS, PODS_MAX};
 use super::transport::{Client, Line};
 use super::wire::{self, OwnerReference, Partial, PodFacts};
 use crate::model::Owner;
@@ -28,8 +28,6 @@ const PART: u32 = 64;
 /// Most controllers of which it is kept what controls them.
 const OWNERS_MAX: usize = 8192;
 
-const CLUSTER: &str = "uid of the cluster";
-const LABELS: &str = "labels of the node";
 const OWNERS: &str = "what controls the ReplicaSets and Jobs of pods";
 
 /// How long things may take.
