@@ -51,6 +51,10 @@ impl Judge {
         }
         let Some(unit) = self.units.get(ix) else { return };
         let (lawful, unlawful) = self.split(unit, &acts);
+        if look.found.is_none() && unit.standing == Standing::Retired {
+            // Still gone: of that all has been told. Its directories go after it, and have it looked at once more.
+            return self.settled(ix);
+        }
         if look.found.is_none() && self.goes_lawfully(unit, &acts) {
             return self.retire(ix, "taken away by the kubelet with its pod");
         }
@@ -212,9 +216,10 @@ impl Judge {
                 let around = Around { units: &self.units, unit };
                 let mut verdict =
                     directory(&object, unit.seen.as_ref(), found, &look.differences, all, &around);
-                // A lawful writer may put a file beside the one it renames it onto, and take it away again.
+                // A lawful writer may put a file beside the one it renames it onto, and take it away again; and it may
+                // make its own socket anew.
                 verdict.findings.retain(|finding| {
-                    finding.kind != ViolationKind::Unexpected
+                    !matches!(finding.kind, ViolationKind::Unexpected | ViolationKind::Replaced)
                         || finding.standing
                         || !finding.act.as_ref().is_some_and(|act| self.is_lawful_here(unit, act))
                 });

@@ -52,6 +52,8 @@ pub(crate) fn directory(
     }
     verdict.incomplete = passing.iter().any(|finding| !dir.is_taken(&finding.object.path));
     verdict.findings.extend(passing);
+    let told = |path: &HostPath| differences.iter().any(|d| d.entry.as_deref() == Some(path.name()));
+    verdict.findings.extend(dir.made_anew(&present, told));
     verdict
 }
 
@@ -146,6 +148,31 @@ impl<N: Neighbours> Names<'_, N> {
                 && act.path == *path
         };
         self.acts.iter().copied().any(|act| takes(&act))
+    }
+
+    /// Names that were taken away and made again between two looks, of things that are no objects of their own: a socket of
+    /// somebody else's looks like the one before.
+    fn made_anew(
+        &self,
+        present: &BTreeSet<HostPath>,
+        told: impl Fn(&HostPath) -> bool,
+    ) -> Vec<super::violations::Finding> {
+        let mut findings = Vec::new();
+        for path in present.iter().filter(|path| !told(path) && !self.neighbours.is_sealed(path)) {
+            let acts = self.on(path);
+            let over = |act: &&&Act| act.operation == Operation::Rename && act.to.as_ref() == Some(path);
+            let anew = self.is_taken(path) || acts.iter().any(|act| over(&act));
+            let maker = decisive(acts.iter().copied().filter(|act| makes(act, path)));
+            let Some(act) = maker.filter(|_| anew) else { continue };
+            let inner = self.neighbours.inner(path);
+            let round = Round { object: &inner, acts: &acts };
+            let mut finding =
+                round.finding(ViolationKind::Replaced, Some(act.clone()), State::new(), State::new());
+            finding.standing = false;
+            finding.detail = Some("taken away, and made anew".to_owned());
+            findings.push(finding);
+        }
+        findings
     }
 
     /// Names that came and went between two looks.

@@ -6,7 +6,8 @@ use crate::baseline::Seal;
 use crate::model::{Acknowledgement, Class, HostPath, Rung, Time};
 use crate::status::{
     Acknowledged, BaselineStatus, Facts, LossStatus, ObjectCounts, ObjectEntry, ObjectState, Query,
-    SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory, posture,
+    SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory, Watched,
+    posture,
 };
 
 use super::unit::{Standing, Unit};
@@ -146,7 +147,12 @@ impl Judge {
             since: self.posture_since.1,
             mode: facts.mode,
             coverage: health.coverage(),
-            sensor: SensorStatus { rung: health.rung, hooks: health.hooks, blind_to: health.blind_to },
+            sensor: SensorStatus {
+                rung: health.rung,
+                hooks: health.hooks,
+                blind_to: health.blind_to,
+                watched: Watched { slots: self.slots.len() as u64, inodes: self.sensor.watched() },
+            },
             objects: counts,
             violations: ViolationCounts { open: self.book.open_count(), total: self.book.total() },
             baseline: self.baselines.iter().map(|baseline| baseline_status(baseline)).collect(),

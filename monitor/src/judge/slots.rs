@@ -57,6 +57,11 @@ impl Slots {
         self.uses.get(&slot)
     }
 
+    /// How many are given out.
+    pub(crate) fn len(&self) -> usize {
+        self.uses.len()
+    }
+
     /// Gives a slot back.
     pub(crate) fn release(&mut self, slot: Slot) {
         if self.uses.remove(&slot).is_some() {

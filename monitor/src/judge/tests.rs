@@ -4,6 +4,7 @@ mod acknowledge;
 mod chains;
 mod code;
 mod late;
+mod leftovers;
 mod unsealed;
 
 use std::collections::HashMap;
@@ -50,7 +51,12 @@ impl Sensor for FakeSensor {
         self.0.lock().unwrap().insert(path.clone(), (slot, kind));
         Ok(())
     }
-    fn unwatch(&mut self, _: Slot) {}
+    fn unwatch(&mut self, slot: Slot) {
+        self.0.lock().unwrap().retain(|_, (watched, _)| *watched != slot);
+    }
+    fn watched(&self) -> u64 {
+        self.0.lock().unwrap().len() as u64
+    }
     fn count_reads(&mut self, _: Slot, _: bool) -> Option<u64> {
         Some(0)
     }

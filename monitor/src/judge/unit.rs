@@ -1,6 +1,6 @@
 //! Units: sealed objects as the judge keeps them, each verified as a whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -175,19 +175,21 @@ impl Unit {
 /// All units, by index and by path.
 #[derive(Debug, Default)]
 pub(crate) struct Units {
-    /// A unit that is gone costs a word.
-    list: Vec<Option<Box<Unit>>>,
+    /// By index, which is never given out again: what is said of one that is gone concerns nobody. Nothing is left of it: pods come
+    /// and go for as long as the agent runs.
+    list: BTreeMap<Ix, Box<Unit>>,
+    next: Ix,
     by_path: HashMap<HostPath, Ix>,
     pub(super) backings: Backings,
 }
 
 impl Units {
     pub(crate) fn get(&self, ix: Ix) -> Option<&Unit> {
-        self.list.get(ix as usize)?.as_deref()
+        self.list.get(&ix).map(|unit| &**unit)
     }
 
     pub(crate) fn get_mut(&mut self, ix: Ix) -> Option<&mut Unit> {
-        self.list.get_mut(ix as usize)?.as_deref_mut()
+        self.list.get_mut(&ix).map(|unit| &mut **unit)
     }
 
     pub(crate) fn find(&self, path: &HostPath) -> Option<Ix> {
@@ -195,20 +197,22 @@ impl Units {
     }
 
     pub(crate) fn insert(&mut self, unit: Unit) -> Ix {
-        let ix = Ix::try_from(self.list.len()).unwrap_or(Ix::MAX);
+        let ix = self.next;
+        // At a hundred pods a second it takes months until they are used up.
+        self.next = self.next.wrapping_add(1);
         self.by_path.insert(unit.object.path.clone(), ix);
-        self.list.push(Some(Box::new(unit)));
+        self.list.insert(ix, Box::new(unit));
         ix
     }
 
     pub(crate) fn remove(&mut self, ix: Ix) -> Option<Unit> {
-        let unit = self.list.get_mut(ix as usize)?.take()?;
+        let unit = self.list.remove(&ix)?;
         self.by_path.remove(&unit.object.path);
         Some(*unit)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Ix, &Unit)> {
-        self.list.iter().zip(0..).filter_map(|(unit, ix)| unit.as_deref().map(|unit| (ix, unit)))
+        self.list.iter().map(|(ix, unit)| (*ix, &**unit))
     }
 
     pub(crate) fn indices(&self) -> Vec<Ix> {

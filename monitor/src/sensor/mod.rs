@@ -152,6 +152,10 @@ pub trait Sensor: Send + std::fmt::Debug {
     /// Stops watching what stands under `slot`. Unknown slots are ignored.
     fn unwatch(&mut self, slot: Slot);
 
+    /// Inodes that are watched now because the judge asked for it, or because they inherited it, as far as the agent keeps
+    /// them itself.
+    fn watched(&self) -> u64;
+
     /// Asks that opening this slot's inodes for reading be counted from now on (a violated object: a heal must not
     /// hide that a proxy read it), or no longer. Returns how often that happened since, or `None` where this rung
     /// cannot tell.

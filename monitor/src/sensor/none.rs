@@ -23,6 +23,10 @@ impl Sensor for Nothing {
 
     fn unwatch(&mut self, _: Slot) {}
 
+    fn watched(&self) -> u64 {
+        0
+    }
+
     fn count_reads(&mut self, _: Slot, _: bool) -> Option<u64> {
         None
     }

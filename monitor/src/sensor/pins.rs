@@ -96,6 +96,11 @@ impl Pins {
         Ok(())
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Releases what is pinned under `slot`.
     pub(crate) fn remove(&mut self, slot: Slot) {
         let wds: Vec<i32> =

@@ -61,6 +61,10 @@ pub(super) fn render(report: &StatusReport) -> String {
     text.single("meshseal_lost_events_total", "counter", "Events lost.", report.loss.events);
     let help = "Losses not reconciled yet.";
     text.single("meshseal_loss_unreconciled", "gauge", help, report.loss.unreconciled);
+    let watched = &report.sensor.watched;
+    let help = "Objects, what lies in them, and directories above them, that are watched.";
+    text.single("meshseal_watched_slots", "gauge", help, watched.slots);
+    text.single("meshseal_watched_inodes", "gauge", "Inodes that are watched.", watched.inodes);
     text.single("meshseal_journal_seq", "counter", "Last durable record.", report.journal.seq);
     let help = "Leaves covered by the last checkpoint.";
     text.single("meshseal_journal_tree_size", "counter", help, report.journal.tree_size);

@@ -16,7 +16,7 @@ mod socket;
 pub use model::{
     AgentStatus, BaselineStatus, ExportStatus, JournalStatus, KubernetesFault, KubernetesPod,
     KubernetesState, KubernetesStatus, LossStatus, ObjectCounts, ObjectEntry, ObjectState, Posture,
-    SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory,
+    SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory, Watched,
 };
 pub use posture::{Facts, posture};
 pub use query::{Acknowledged, EventSource, Proof, Query};

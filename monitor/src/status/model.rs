@@ -88,6 +88,18 @@ pub struct SensorStatus {
     pub hooks: Vec<Hook>,
     /// What it does not see.
     pub blind_to: Vec<String>,
+    /// What it watches.
+    #[serde(default)]
+    pub watched: Watched,
+}
+
+/// How much is watched: goes up with the objects, and down with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// Objects, what lies in them, and the directories above them.
+    pub slots: u64,
+    /// Inodes behind these, with those that inherited it, as far as the agent keeps them itself.
+    pub inodes: u64,
 }
 
 /// How many objects are in which state.

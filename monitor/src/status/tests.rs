@@ -19,7 +19,7 @@ use super::{
     Acknowledged, AgentStatus, BaselineStatus, EventSource, ExportStatus, JournalStatus, KubernetesFault,
     KubernetesPod, KubernetesState, KubernetesStatus, LossStatus, ObjectCounts, ObjectEntry, ObjectState,
     Posture, Proof, Query, SensorStatus, Server, Socket, SocketError, StatusReport, ViolationCounts,
-    ViolationEntry, ViolationState, ViolationStory,
+    ViolationEntry, ViolationState, ViolationStory, Watched,
 };
 use crate::journal::evidence::{Evidence, Proven};
 use crate::model::{
@@ -115,7 +115,12 @@ fn report() -> StatusReport {
         since: AT,
         mode: "observe".to_owned(),
         coverage: Coverage::Full,
-        sensor: SensorStatus { rung: Rung::Lsm, hooks: vec![hook], blind_to: Vec::new() },
+        sensor: SensorStatus {
+            rung: Rung::Lsm,
+            hooks: vec![hook],
+            blind_to: Vec::new(),
+            watched: Watched { slots: 4, inodes: 5 },
+        },
         objects: ObjectCounts { total: 1, violated: 1, ..ObjectCounts::default() },
         violations: ViolationCounts { open: 1, total: 1 },
         baseline: vec![BaselineStatus {
@@ -438,6 +443,8 @@ async fn metrics_are_the_status_in_numbers() {
         "meshseal_violations_total 1",
         "meshseal_lost_events_total 0",
         "meshseal_loss_unreconciled 0",
+        "meshseal_watched_slots 4",
+        "meshseal_watched_inodes 5",
         "meshseal_journal_seq 3",
         "meshseal_journal_tree_size 3",
         "meshseal_export_acknowledged_seq{endpoint=\"http://c:4317\"} 2",

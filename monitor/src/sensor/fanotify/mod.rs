@@ -285,6 +285,10 @@ impl Sensor for FanotifySensor {
         }
     }
 
+    fn watched(&self) -> u64 {
+        self.shared().table.len() as u64
+    }
+
     fn count_reads(&mut self, slot: Slot, on: bool) -> Option<u64> {
         let mut shared = self.shared();
         if on {

@@ -90,6 +90,11 @@ impl Table {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn get(&self, id: &[u8]) -> Option<&Entry> {
         self.entries.get(id)
     }

@@ -553,6 +553,10 @@ impl Sensor for HookSensor {
         }
     }
 
+    fn watched(&self) -> u64 {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+
     fn count_reads(&mut self, slot: Slot, on: bool) -> Option<u64> {
         let open = self.hooks.iter().any(|hook| hook.id == HookId::FileOpen && hook.failure.is_none());
         let view = self.shared.slot(slot.0).filter(|_| open)?;

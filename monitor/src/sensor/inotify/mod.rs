@@ -143,6 +143,10 @@ impl Sensor for InotifySensor {
         }
     }
 
+    fn watched(&self) -> u64 {
+        self.watches().len() as u64
+    }
+
     /// An open for reading has no name on it: the agent's own would count.
     fn count_reads(&mut self, _: Slot, _: bool) -> Option<u64> {
         None
