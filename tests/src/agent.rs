@@ -141,6 +141,12 @@ pub(crate) fn told(command: &mut Command) -> Result<Vec<u8>> {
     Ok(out.stdout)
 }
 
+/// Lets time go by between two questions, or keeps a pace. Nothing is taken for done by it.
+#[expect(clippy::disallowed_methods, reason = "whoever waits for a condition asks again")]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Lines of a child's output, read by a thread of their own.
 fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (tx, rx) = channel();
@@ -249,6 +255,14 @@ impl Agent {
         Ok((status, code))
     }
 
+    /// `meshseal objects`.
+    pub(crate) fn objects(&self) -> Result<Vec<Value>> {
+        let mut ask = Command::new(meshseal());
+        Ok(serde_json::from_slice(&told(
+            ask.args(["objects", "--format", "json", "--socket"]).arg(&self.socket),
+        )?)?)
+    }
+
     /// The rung it runs on.
     pub(crate) fn rung(&self) -> Result<String> {
         Ok(self.status()?.0["sensor"]["rung"].as_str().context("no rung")?.to_owned())
@@ -347,7 +361,10 @@ pub(crate) fn told_of<'a>(records: impl IntoIterator<Item = &'a Value>) -> Strin
             field("detail"),
             field("reason"),
             field("actor_unknown_because"),
-            record["objects"]
+            match &record["objects"] {
+                Value::Array(all) => format!("{} objects", all.len()),
+                other => other.to_string(),
+            }
         )
     };
     let all: Vec<String> = records.into_iter().map(each).collect();

@@ -18,14 +18,18 @@
 //! the cases; other arguments choose those whose names contain one of them. A case fails by `Err` or by a panic.
 
 mod agent;
+mod atomic;
 mod corpus;
+mod day;
 mod delivery;
 mod harness;
 mod kubernetes;
 mod pods;
+mod process;
 mod spool;
 
 pub use corpus::{Part, main as corpus};
+pub use day::main as day;
 pub use delivery::main as delivery;
 pub use harness::{Case, main, run};
 pub use kubernetes::main as kubernetes;

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::actor::ROLE;
 use super::acts::{self, Act, Expected, Gate, IN_MEMORY, SEALED, Site, hooks_only, prepared, some};
 use super::mapping::Mapping;
+use crate::process::ROLE;
 
 /// A file beside what is sealed, and where it is made before.
 const CODE: &str = "code";

@@ -10,12 +10,12 @@ use rustix::fs::XattrFlags;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::actor::Actor;
 use super::acts::SEALED;
 use super::load::{Storm, adds_up, bench, gaps_are_reconciled, hashes, last_states_are_told, object, storm};
 use super::rung::on_hooks;
 use super::{bpf, inject};
 use crate::agent::{Agent, Home, PATIENCE, told_of};
+use crate::process::Process;
 
 /// How often canaries act.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -216,7 +216,7 @@ pub(super) fn what_is_too_much_for_the_sensor_is_named() -> Result<()> {
     let hashes = hashes(&dir, STORM.objects)?;
     last_states_are_told(&mut agent, &hashes)?;
     gaps_are_reconciled(&mut agent)?;
-    writers.into_iter().try_for_each(Actor::end)?;
+    writers.into_iter().try_for_each(Process::end)?;
     let loss = &agent.status()?.0["loss"];
     ensure!(loss["unreconciled"] == 0 && loss["events"].as_u64() > Some(0), "{loss}");
     agent.stop()?;

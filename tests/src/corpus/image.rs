@@ -9,11 +9,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::actor::Actor;
+use super::actor;
 use super::overlay::{mount_overlay, unmount};
 use super::world::{places, scratch};
 use crate::agent::{Agent, Home, PATIENCE, Signer, told, told_of};
 use crate::meshseal;
+use crate::process::Process;
 
 /// Where containerd keeps the bundles of a node's containers.
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
@@ -48,20 +49,20 @@ fn blob_of(layout: &Path, kind: &str, what: &Value) -> Result<Value> {
 }
 
 /// A layout with one image of one layer, and the layer's archive.
-fn layout(at: &Path, tree: &Path) -> Result<()> {
+pub(crate) fn layout(at: &Path, tree: &Path, reference: &str, program: &str) -> Result<()> {
     fs::create_dir_all(at)?;
     let archive = at.join("layer");
     told(Command::new("tar").arg("-C").arg(tree).arg("-cf").arg(&archive).arg("."))?;
     let diff = format!("sha256:{}", sha256(&archive)?);
     let layer = blob(at, "application/vnd.oci.image.layer.v1.tar", &archive)?;
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": { "Entrypoint": [format!("/{PROXY}")] },
+        "architecture": "amd64", "os": "linux", "config": { "Entrypoint": [program] },
         "rootfs": { "type": "layers", "diff_ids": [diff] },
     });
     let config = blob_of(at, "application/vnd.oci.image.config.v1+json", &config)?;
     let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
     let mut manifest = blob_of(at, "application/vnd.oci.image.manifest.v1+json", &manifest)?;
-    manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": REFERENCE });
+    manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": reference });
     fs::write(at.join("oci-layout"), json!({ "imageLayoutVersion": "1.0.0" }).to_string())?;
     Ok(fs::write(at.join("index.json"), json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string())?)
 }
@@ -99,7 +100,7 @@ struct Container {
     id: String,
     bundle: PathBuf,
     /// Its first process where no runtime started it.
-    process: Option<Actor>,
+    process: Option<Process>,
     /// As the host numbers it.
     pid: u32,
 }
@@ -126,7 +127,7 @@ impl Container {
         } else {
             let program = format!("/{PROXY}");
             let role = ["program", root.to_str().context("not UTF-8")?, &program, "sleep", FOR_EVER];
-            let mut process = Actor::start(&std::env::current_exe()?, "runtime", &[], "runtime", &role)?;
+            let mut process = actor::begin("runtime", &role)?;
             process.hear("held")?;
             container.pid = process.pid();
             container.process = Some(process);
@@ -179,7 +180,7 @@ pub(super) fn a_proxy_is_sealed_from_its_image() -> Result<()> {
     }
     fs::copy(SOURCE, &proxy)?;
     let image = scratch.path().join("layout");
-    layout(&image, &lower)?;
+    layout(&image, &lower, REFERENCE, &format!("/{PROXY}"))?;
     let statement = home.dir.join("work/image.json");
     let mut seal = Command::new(meshseal());
     seal.args(["seal", "--name", "image", "--images"]).arg(&image).arg("-o").arg(&statement);

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::actor::{self, Actor};
+use super::actor;
 use super::acts::SEALED;
 use super::mapping::{Mapping, shared_segment};
 use super::rung::on_hooks;
 use super::world::{places, scratch};
 use crate::agent::{Agent, Home, told_of};
+use crate::process::{Process, heard, say};
 
 const BURST: u64 = 2001;
 /// A storm in a lane that has to be short.
@@ -31,7 +32,7 @@ pub(super) struct Storm {
 
 impl Storm {
     /// Writers that are ready to begin.
-    pub(super) fn gather(self, dir: &Path) -> Result<Vec<Actor>> {
+    pub(super) fn gather(self, dir: &Path) -> Result<Vec<Process>> {
         let count = self.objects / self.writers;
         let each = self.writes / self.objects;
         ensure!(
@@ -51,8 +52,8 @@ pub(super) fn write(dir: &Path, first: u64, count: u64, each: u64) -> Result<()>
     let files = (first..first + count)
         .map(|at| Ok(OpenOptions::new().write(true).open(object(dir, at))?))
         .collect::<Result<Vec<File>>>()?;
-    actor::say("held")?;
-    actor::heard()?;
+    say("held")?;
+    heard()?;
     for round in 0..each {
         for file in &files {
             file.write_all_at(format!("{round:06}").as_bytes(), 0)?;
@@ -67,11 +68,11 @@ pub(super) fn hold(path: &Path) -> Result<()> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Mapping::of(&file, SEALED.len())?
     };
-    actor::say("held")?;
-    actor::heard()?;
+    say("held")?;
+    heard()?;
     mapping.store(0, b'X');
     drop(mapping);
-    actor::say("done")
+    say("done")
 }
 
 /// That many objects, in a directory that is sealed.
@@ -104,7 +105,7 @@ fn last_words(records: &[Value]) -> BTreeMap<String, (u64, String)> {
         .collect()
 }
 
-fn writer(dir: &Path, comm: &str, first: u64, count: u64, each: u64) -> Result<Actor> {
+fn writer(dir: &Path, comm: &str, first: u64, count: u64, each: u64) -> Result<Process> {
     let role = [
         "writer",
         dir.to_str().context("not UTF-8")?,
@@ -112,11 +113,11 @@ fn writer(dir: &Path, comm: &str, first: u64, count: u64, each: u64) -> Result<A
         &count.to_string(),
         &each.to_string(),
     ];
-    Actor::start(&std::env::current_exe()?, comm, &[], comm, &role)
+    actor::begin(comm, &role)
 }
 
 /// All writes are told of, or a gap says that not all are; each object's state is that on disk.
-fn judged(home: &Home, dir: &Path, objects: u64, writes: u64, mut writers: Vec<Actor>) -> Result<()> {
+fn judged(home: &Home, dir: &Path, objects: u64, writes: u64, mut writers: Vec<Process>) -> Result<()> {
     let mut agent = Agent::start(home, 1)?;
     let rung = agent.rung()?;
     writers.iter_mut().try_for_each(|writer| writer.say("go"))?;
@@ -124,7 +125,7 @@ fn judged(home: &Home, dir: &Path, objects: u64, writes: u64, mut writers: Vec<A
     let hashes = hashes(dir, objects)?;
     last_states_are_told(&mut agent, &hashes)?;
     gaps_are_reconciled(&mut agent)?;
-    writers.into_iter().try_for_each(Actor::end)?;
+    writers.into_iter().try_for_each(Process::end)?;
     agent.stop()?;
     home.verify_journal()?;
     // What is told while the agent stops has no follower any more.
@@ -215,7 +216,7 @@ pub(super) fn storm(storm: Storm) -> Result<()> {
     judged(&home, &dir, storm.objects, storm.writes, storm.gather(&dir)?)
 }
 
-pub(super) fn waiting(dir: &Path, comm: &str, first: u64, count: u64, each: u64) -> Result<Actor> {
+pub(super) fn waiting(dir: &Path, comm: &str, first: u64, count: u64, each: u64) -> Result<Process> {
     let mut actor = writer(dir, comm, first, count, each)?;
     actor.hear("held")?;
     Ok(actor)
@@ -228,7 +229,7 @@ pub(super) fn a_store_through_a_held_mapping_is_not_denied() -> Result<()> {
     let mut agent = Agent::start(&home, 1)?;
     let rung = agent.rung()?;
     let role = ["holder", held.to_str().context("not UTF-8")?];
-    let mut holder = Actor::start(&std::env::current_exe()?, "holder", &[], "holder", &role)?;
+    let mut holder = actor::begin("holder", &role)?;
     holder.hear("held")?;
     let path = held.display().to_string();
     let about = |record: &Value| record["object"]["path"] == path.as_str();

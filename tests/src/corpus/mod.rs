@@ -10,7 +10,7 @@ mod code;
 mod faults;
 mod filesystems;
 mod first_use;
-mod image;
+pub(crate) mod image;
 mod inject;
 mod load;
 mod mapping;
@@ -99,7 +99,7 @@ pub enum Part {
 }
 
 /// Whether this is the full lane, or somebody who asks for what takes long.
-fn full() -> bool {
+pub(crate) fn full() -> bool {
     std::env::var_os("MESHSEAL_TESTS_FULL").is_some()
 }
 
@@ -107,14 +107,8 @@ fn full() -> bool {
 /// makes the table of the docs from that.
 pub fn main(part: Part, rung: &'static str) -> ExitCode {
     rung::at_most(rung);
-    if let Some(played) = actor::played() {
-        return match played {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(played) = crate::process::played(actor::play) {
+        return played;
     }
     if part == Part::FileSystems
         && let Err(error) = filesystems::choose()

@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::Value;
 
-use super::actor::{self, Actor};
+use super::actor;
 use super::acts::SEALED;
 use super::raw::private_mounts;
 use super::rung::on_hooks;
 use super::world::{places, scratch};
 use crate::agent::{Agent, Home, told_of};
+use crate::process::{Process, say};
 
 /// What is in the image, in `usr/bin`: one file for each act.
 const FILES: [&str; 9] = [
@@ -34,7 +35,7 @@ const FILES: [&str; 9] = [
 struct Node {
     scratch: tempfile::TempDir,
     home: Home,
-    containers: Vec<Actor>,
+    containers: Vec<Process>,
 }
 
 impl Node {
@@ -91,7 +92,7 @@ impl Node {
             }
             let role = ["container", root.to_str().context("not UTF-8")?];
             let name = format!("container{at}");
-            let mut process = Actor::start(&std::env::current_exe()?, &name, &[], &name, &role)?;
+            let mut process = actor::begin(&name, &role)?;
             process.hear("held")?;
             self.containers.push(process);
         }
@@ -102,8 +103,7 @@ impl Node {
     fn act(&self, act: &str, name: &str) -> Result<u32> {
         let path = format!("/usr/bin/{name}");
         let pid = self.containers.first().context("no container")?.pid().to_string();
-        let mut inside =
-            Actor::start(&std::env::current_exe()?, act, &[], act, &["inside", &pid, act, &path])?;
+        let mut inside = actor::begin(act, &["inside", &pid, act, &path])?;
         inside.hear("done")?;
         let pid = inside.pid();
         inside.end()?;
@@ -152,7 +152,7 @@ pub(super) fn live_in(root: &Path) -> Result<()> {
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
-    actor::say("held")
+    say("held")
 }
 
 /// The first process of a container, which becomes that program.

@@ -15,7 +15,7 @@ pub(crate) fn highest() -> &'static str {
 }
 
 /// It sees each act by itself, and who it is by at that moment.
-pub(super) fn on_hooks(rung: &str) -> bool {
+pub(crate) fn on_hooks(rung: &str) -> bool {
     matches!(rung, "lsm" | "fentry")
 }
 
@@ -25,7 +25,7 @@ pub(super) fn names_actors(rung: &str) -> bool {
 }
 
 /// How a rung tells of an operation.
-pub(super) fn told_by<'a>(rung: &str, operation: &'a str) -> &'a str {
+pub(crate) fn told_by<'a>(rung: &str, operation: &'a str) -> &'a str {
     match (rung, operation) {
         ("lsm" | "fentry", operation) => operation,
         (_, "truncate") => "write",

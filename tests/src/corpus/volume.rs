@@ -1,47 +1,34 @@
 //! Volumes as the kubelet publishes them, and everybody else.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::actor::{self, Actor};
+use super::actor;
 use super::rung::names_actors;
 use super::world::{places, scratch};
 use crate::agent::{Agent, Home, Signer, told_of};
+use crate::atomic::{self, Payload};
+use crate::pods::lean;
+use crate::process::obey;
 
 const ROOT: &str = "-- root certificate --\n";
 const CONF: &str = "mode: strict\n";
 
-/// `AtomicWriter`'s steps: a new directory, a link to it, one rename.
+/// A publish whether anything changed or not.
 fn publish(volume: &Path, timestamp: &str, root: &str) -> Result<()> {
-    let new = volume.join(format!("..{timestamp}"));
-    fs::create_dir(&new)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-    for (name, content) in [("root.txt", root), ("conf.yaml", CONF)] {
-        fs::write(new.join(name), content)?;
-        fs::set_permissions(new.join(name), fs::Permissions::from_mode(0o644))?;
-    }
-    let before = fs::read_link(volume.join("..data")).ok();
-    symlink(format!("..{timestamp}"), volume.join("..data_tmp"))?;
-    fs::rename(volume.join("..data_tmp"), volume.join("..data"))?;
-    for name in ["root.txt", "conf.yaml"] {
-        if fs::symlink_metadata(volume.join(name)).is_err() {
-            symlink(format!("..data/{name}"), volume.join(name))?;
-        }
-    }
-    if let Some(before) = before {
-        fs::remove_dir_all(volume.join(before))?;
-    }
-    Ok(())
+    let file = |name: &str, text: &str| (name.to_owned(), (text.as_bytes().to_vec(), 0o644));
+    let payload = [file("root.txt", root), file("conf.yaml", CONF)];
+    atomic::write(volume, timestamp, &Payload::from(payload), None)
 }
 
 /// What the kubelet of these tests, and a tamperer, are told to do.
 pub(super) fn serve() -> Result<()> {
-    while let Some(line) = actor::heard()? {
-        match line.split(' ').collect::<Vec<_>>().as_slice() {
+    obey(|words| {
+        match words {
             ["publish", volume, timestamp, "as-sealed"] => publish(Path::new(volume), timestamp, ROOT)?,
             ["publish", volume, timestamp, content] => publish(Path::new(volume), timestamp, content)?,
             ["write", file] => fs::write(file, "TAMPER")?,
@@ -57,16 +44,10 @@ pub(super) fn serve() -> Result<()> {
                 symlink("..evil", volume.join("swing"))?;
                 fs::rename(volume.join("swing"), volume.join("..data"))?;
             }
-            _ => bail!("cannot {line}"),
+            _ => bail!("no such act"),
         }
-        actor::say("done")?;
-    }
-    Ok(())
-}
-
-fn do_as(who: &mut Actor, what: &str) -> Result<()> {
-    who.say(what)?;
-    who.hear("done").with_context(|| what.to_owned())
+        Ok(())
+    })
 }
 
 pub(super) fn volumes_are_published_by_their_writer_alone() -> Result<()> {
@@ -85,21 +66,21 @@ pub(super) fn volumes_are_published_by_their_writer_alone() -> Result<()> {
     home.baseline("approved", 1, &[approved])?;
 
     let exe = root.join("kubelet");
-    fs::copy(std::env::current_exe()?, &exe)?;
+    lean::copy(&exe)?;
     let mut kubelet =
-        Actor::start(&exe, "kubelet", &["--config=/etc/kubelet.yaml"], "kubelet", &["publisher"])?;
-    let mut other = Actor::start(&std::env::current_exe()?, "other", &[], "other", &["publisher"])?;
+        actor::start(&exe, "kubelet", &["--config=/etc/kubelet.yaml"], "kubelet", &["publisher"])?;
+    let mut other = actor::begin("other", &["publisher"])?;
     let mut agent = Agent::start(&home, 1)?;
     let tell = |name: &str, what: &str, rest: &str| {
         format!("{what} {}{}{rest}", volume(name).display(), if rest.is_empty() { "" } else { " " })
     };
     let next = "2026_01_02_00_00_00.2";
-    do_as(&mut kubelet, &tell("same", "publish", &format!("{next} as-sealed")))?;
-    do_as(&mut kubelet, &tell("unapproved", "publish", &format!("{next} unapproved")))?;
-    do_as(&mut other, &tell("stranger", "publish", &format!("{next} as-sealed")))?;
-    do_as(&mut other, &format!("write {}", volume("in_place").join("..data/root.txt").display()))?;
-    do_as(&mut other, &format!("replace {}", volume("link").join("root.txt").display()))?;
-    do_as(&mut other, &tell("swung", "swing", ""))?;
+    kubelet.tell(&tell("same", "publish", &format!("{next} as-sealed")))?;
+    kubelet.tell(&tell("unapproved", "publish", &format!("{next} unapproved")))?;
+    other.tell(&tell("stranger", "publish", &format!("{next} as-sealed")))?;
+    other.tell(&format!("write {}", volume("in_place").join("..data/root.txt").display()))?;
+    other.tell(&format!("replace {}", volume("link").join("root.txt").display()))?;
+    other.tell(&tell("swung", "swing", ""))?;
 
     // A new revision first, then what it approves.
     let stage = scratch.path().join("stage");
@@ -113,7 +94,7 @@ pub(super) fn volumes_are_published_by_their_writer_alone() -> Result<()> {
     agent.find("acceptance of revision 2", |record| {
         record["kind"] == "baseline.accepted" && record["name"] == "approved" && record["revision"] == 2
     })?;
-    do_as(&mut kubelet, &tell("approved", "publish", &format!("{next} newer")))?;
+    kubelet.tell(&tell("approved", "publish", &format!("{next} newer")))?;
 
     let about = |record: &Value, name: &str| {
         let path = record["object"]["path"].as_str().unwrap_or_default();

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::actor::Actor;
+use super::actor;
 use super::acts::{Act, Begins, Expected, IN_MEMORY, SEALED, Site, all};
 use super::rung::{names_actors, on_hooks, tells_the_act, told_by};
 use crate::Case;
@@ -119,7 +119,7 @@ fn run() -> Result<World> {
     let sealed: Vec<&Path> = sealed.iter().map(PathBuf::as_path).collect();
     home.baseline("corpus", 1, &sealed)?;
 
-    let start = |fs: usize, at: usize, act: &Act| Actor::act(&site(fs, act), &comm(at, act));
+    let start = |fs: usize, at: usize, act: &Act| actor::act(&site(fs, act), &comm(at, act));
     let (mut pids, mut actors, mut early) = (HashMap::new(), Vec::new(), HashMap::new());
     for (at, act) in all().enumerate().filter(|(_, act)| act.begins == Begins::Before) {
         for fs in (0..roots.len()).filter(|fs| (act.can)(&site(*fs, act))) {

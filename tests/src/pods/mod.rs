@@ -1,16 +1,17 @@
 //! Pods as a kubelet and containerd make them: who writes into a pod's own volume, and who may.
 
-mod process;
+pub(crate) mod container;
+pub(crate) mod lean;
+pub(crate) mod verbs;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use self::process::{NO_CGROUP, Process, mount_root, unmount_root};
+use self::container::{About, Container, NO_CGROUP, called, join};
 use crate::agent::{Agent, Home, Signer, told_of};
 
 const POD: &str = "01234567-89ab-cdef-0123-456789abcdef";
@@ -20,63 +21,10 @@ const MOUNTED: &str = "/etc/istio/proxy";
 
 /// What a test program's `main` returns.
 pub fn main() -> ExitCode {
-    if let Some(played) = process::played() {
-        return match played {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(played) = crate::process::played(container::play) {
+        return played;
     }
     crate::main(crate::cases![a_pods_agent_writes_its_own_volume_and_nobody_else_does])
-}
-
-/// A container: its bundle, its cgroup and its root.
-struct Container {
-    bundle: PathBuf,
-    cgroup: PathBuf,
-    root: PathBuf,
-}
-
-impl Container {
-    /// All of it but its processes.
-    fn make(at: &Path, lower: &Path, volume: &Path, (id, name): (char, &str)) -> Result<Self> {
-        let id = String::from(id).repeat(64);
-        let bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task/k8s.io").join(&id);
-        let root = bundle.join("rootfs");
-        mount_root(&at.join(&id), lower, &root, (volume, MOUNTED))?;
-        let config = json!({ "root": { "path": "rootfs" }, "annotations": {
-            "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": name,
-            "io.kubernetes.cri.sandbox-uid": POD, "io.kubernetes.cri.image-name": "docker.io/istio/proxyv2:1",
-            "io.kubernetes.cri.sandbox-namespace": "shop", "io.kubernetes.cri.sandbox-name": "cart" } });
-        fs::write(bundle.join("config.json"), config.to_string())?;
-        let cgroup = Path::new("/sys/fs/cgroup/kubepods/burstable").join(format!("pod{POD}")).join(&id);
-        fs::create_dir_all(&cgroup)?;
-        Ok(Self { bundle, cgroup, root })
-    }
-
-    /// Its first process, which runs the agent of its image; noted as containerd does.
-    fn start(&self) -> Result<Process> {
-        let first = Process::first(&self.root, &self.cgroup, AGENT)?;
-        fs::write(self.bundle.join("init.pid"), first.pid().to_string())?;
-        Ok(first)
-    }
-
-    fn cgroup(&self) -> Result<&str> {
-        self.cgroup.to_str().context("not UTF-8")
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        // What is left goes with the guest.
-        let _left = (
-            unmount_root(&self.root, MOUNTED),
-            fs::remove_dir_all(&self.bundle),
-            fs::remove_dir(&self.cgroup),
-        );
-    }
 }
 
 fn a_pods_agent_writes_its_own_volume_and_nobody_else_does() -> Result<()> {
@@ -88,8 +36,7 @@ fn a_pods_agent_writes_its_own_volume_and_nobody_else_does() -> Result<()> {
     }
     for exe in [AGENT, COPY] {
         let exe = lower.join(exe.trim_start_matches('/'));
-        fs::copy(std::env::current_exe()?, &exe)?;
-        fs::set_permissions(&exe, fs::Permissions::from_mode(0o755))?;
+        lean::copy(&exe)?;
     }
     let volume =
         Path::new("/var/lib/kubelet/pods").join(POD).join("volumes/kubernetes.io~empty-dir/istio-envoy");
@@ -98,15 +45,20 @@ fn a_pods_agent_writes_its_own_volume_and_nobody_else_does() -> Result<()> {
     for name in names {
         fs::write(volume.join(name), "as-sealed")?;
     }
-    let proxy = Container::make(scratch.path(), &lower, &volume, ('a', "istio-proxy"))?;
-    let app = Container::make(scratch.path(), &lower, &volume, ('b', "app"))?;
-    let mut agent_of_pod = proxy.start()?;
+    let make = |id: char, name: &str| {
+        let id = String::from(id).repeat(64);
+        let (namespace, pod, image) = ("shop", "cart", "docker.io/istio/proxyv2:1");
+        let about = About { id: &id, name, pod_uid: POD, namespace, pod, image };
+        Container::make(scratch.path(), &lower, &[(volume.clone(), MOUNTED)], &about)
+    };
+    let (proxy, app) = (make('a', "istio-proxy")?, make('b', "app")?);
+    let mut agent_of_pod = proxy.start(AGENT)?;
     let mut others = [
-        ("exec", Process::join(&agent_of_pod, proxy.cgroup()?, AGENT)?),
-        ("copied", Process::join(&agent_of_pod, proxy.cgroup()?, COPY)?),
-        ("app", app.start()?),
-        ("entered", Process::join(&agent_of_pod, NO_CGROUP, AGENT)?),
-        ("named", Process::called("pilot-agent")?),
+        ("exec", join(agent_of_pod.pid(), proxy.cgroup()?, AGENT)?),
+        ("copied", join(agent_of_pod.pid(), proxy.cgroup()?, COPY)?),
+        ("app", app.start(AGENT)?),
+        ("entered", join(agent_of_pod.pid(), NO_CGROUP, AGENT)?),
+        ("named", called("pilot-agent")?),
     ];
     let statement = home.seal("pod", 1, &[&volume], &[])?;
     let text: Value = serde_json::from_slice(&fs::read(&statement)?)?;

@@ -72,7 +72,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     })?);
     match built {
         Some(built) => {
-            lanes.push(lane("native", || programs::native(&built))?);
+            lanes.push(lane("native", || programs::native(&built, args.full))?);
             let guests: Vec<_> = Series::ALL
                 .iter()
                 .flat_map(|series| Boot::ALL.map(|(boot, suffix)| (*series, boot, suffix)))

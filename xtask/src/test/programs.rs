@@ -17,6 +17,8 @@ use crate::{cmd, setup, workspace};
 const PROGRAM_LIMIT: u32 = 600;
 /// The same in the full lane.
 const FULL_LIMIT: u32 = 3600;
+/// Tells programs that they run in the full lane: some have cases for that.
+const FULL: &str = "MESHSEAL_TESTS_FULL";
 
 /// What the lanes run, static.
 pub(super) struct Built {
@@ -45,8 +47,8 @@ pub(super) fn build() -> Result<Built> {
     Ok(Built { meshseal: dir.join("meshseal"), native: programs("native_")?, guest: programs("vm_")? })
 }
 
-/// As root, on this machine.
-pub(super) fn native(built: &Built) -> Result<Tally> {
+/// As root, on this machine; `full` with what takes long.
+pub(super) fn native(built: &Built, full: bool) -> Result<Tally> {
     if !rustix::process::geteuid().is_root() {
         bail!("the native tests need root: run `cargo xtask test` as root");
     }
@@ -61,8 +63,13 @@ pub(super) fn native(built: &Built) -> Result<Tally> {
         let name = name(program);
         // Its stderr goes to a file: a program that writes much must not wait for somebody who reads.
         let mut errors = tempfile::tempfile().context("cannot create a temporary file")?;
-        let out = Command::new("timeout")
-            .args(["-k", "5", &PROGRAM_LIMIT.to_string()])
+        let limit = if full { FULL_LIMIT } else { PROGRAM_LIMIT };
+        let mut command = Command::new("timeout");
+        if full {
+            command.env(FULL, "1");
+        }
+        let out = command
+            .args(["-k", "5", &limit.to_string()])
             .arg(program)
             .env("MESHSEAL", &built.meshseal)
             .env("MESHSEAL_RECEIVERS", &receivers)
@@ -109,14 +116,15 @@ impl Boot {
 }
 
 /// Programs that take whatever rung the kernel allows.
-const FENTRY_TOO: [&str; 5] = ["vm_agent", "vm_corpus", "vm_faults", "vm_observations", "vm_overlay"];
+const FENTRY_TOO: [&str; 6] =
+    ["vm_agent", "vm_corpus", "vm_day", "vm_faults", "vm_observations", "vm_overlay"];
 /// Of these, the programs that run on that rung in the full lane only.
 const FULL_ON_FENTRY: [&str; 1] = ["vm_faults"];
 /// Of these, the programs that do all over again what the kernel skipped.
 const TAKES_SKIPS: [&str; 2] = ["vm_corpus", "vm_observations"];
-/// Programs that start many agents (the kernel's verifier takes its time at each, without hardware virtualisation), and the
-/// corpus once more on file systems that [`guest`] has modules and tools for in the full lane only.
-const FULL_ONLY: [&str; 3] = ["vm_agent", "vm_filesystems", "vm_pods"];
+/// Programs that start many agents or pods (the kernel's verifier, and all else, takes its time without hardware virtualisation), and
+/// the corpus once more on file systems that [`guest`] has modules and tools for in the full lane only.
+const FULL_ONLY: [&str; 4] = ["vm_agent", "vm_day", "vm_filesystems", "vm_pods"];
 /// The security modules of a node that does not have `bpf` among them.
 const WITHOUT_BPF: &str = "lockdown,capability";
 
@@ -127,8 +135,7 @@ pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built) -> Re
         built.guest.iter().filter(|program| boot.runs(program, series, full)).cloned().collect();
     let kernel = kernel::resolve(series)?;
     let package = kernel.package.clone();
-    // Programs have cases that are for the full lane.
-    let set = if full { "export MESHSEAL_TESTS_FULL=1; " } else { "" };
+    let set = if full { format!("export {FULL}=1; ") } else { String::new() };
     let script = format!(
         "{set}for program in \"$@\"; do echo \"== start $program\"; timeout {limit} /with/$program; echo \"== end $?\"; done"
     );

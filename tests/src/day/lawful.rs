@@ -1,0 +1,312 @@
+//! What befalls a node all day, and is lawful.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::mesh::{CONSUL, ISTIO, KUMA, LINKERD, MESHES, Source};
+use super::node::{CNI_BIN, CNI_CONF, Node};
+use super::{Day, seal};
+
+/// Most pods beside those that are there all day.
+const EXTRA: usize = 6;
+/// Objects of the API that people change, and how a revision of them differs from the one before.
+const CHANGEABLE: [(&str, &str); 4] = [
+    ("shop", "istio-ca-root-cert"),
+    ("shop", "custom-bootstrap"),
+    ("web", "linkerd-config"),
+    ("pay", "transparent-proxy"),
+];
+
+/// The plugin chain of the node, with the mesh in it.
+const CHAIN: &str = r#"{"cniVersion":"1.0.0","name":"node","plugins":[{"type":"bridge"},{"type":"istio-cni","kubernetes":{"exclude_namespaces":["kube-system"]}}]}"#;
+
+impl Node {
+    /// What a resident's agent makes of its own volumes when it starts.
+    pub(super) fn fill(&mut self, uid: &str) -> Result<()> {
+        let pod = self.pods.iter_mut().find(|pod| pod.uid == uid).context("no such pod")?;
+        let module = wasm_dir();
+        let words: &[&str] = match pod.mesh {
+            ISTIO => &[
+                "write /etc/istio/proxy/envoy-rev.json {\"node\":{\"id\":\"sidecar\"}}",
+                &format!("mkdir /var/lib/istio/data/{module} 755"),
+                &format!("write /var/lib/istio/data/{module}/{module}.wasm asm-module"),
+                "renew /var/lib/istio/data /srv/1",
+                "socket /var/run/secrets/workload-spiffe-uds/socket",
+            ],
+            LINKERD => &[
+                "copy /srv/key.pem /var/run/linkerd/identity/end-entity/key.p8",
+                "write /var/run/linkerd/identity/end-entity/csr.der request",
+            ],
+            KUMA => &["mkdir /tmp/kuma/kuma-dp-1 755", "write /tmp/kuma/kuma-dp-1/bootstrap.yaml node:{}"],
+            CONSUL => &[
+                "copy /srv/root.pem /consul/connect-inject/consul-ca.pem",
+                "write /consul/connect-inject/proxyid ledger-proxy",
+            ],
+            _ => &[],
+        };
+        words.iter().try_for_each(|words| pod.tell(words))
+    }
+
+    /// The host's part of the meshes.
+    pub(super) fn cni(&self) -> Result<()> {
+        std::fs::write(Path::new(CNI_CONF).join("10-node.conflist"), CHAIN)?;
+        std::fs::write(Path::new(CNI_BIN).join("istio-cni"), "a plugin")?;
+        Ok(std::fs::write(Path::new(CNI_BIN).join("bridge"), "another plugin")?)
+    }
+}
+
+/// A WebAssembly module's directory is called by a hash.
+pub(super) fn wasm_dir() -> String {
+    "5d41402abc4b2a76b9719d911017c592".repeat(2)
+}
+
+impl Day {
+    /// One lawful act, by chance.
+    pub(super) fn lawful(&mut self) -> Result<()> {
+        loop {
+            let done = match self.chance.below(16) {
+                0..4 => self.renews_a_token()?,
+                4..7 => self.publishes_what_is_pending()?,
+                7 => self.syncs_what_is_current()?,
+                8 => self.pod_comes()?,
+                9 => self.pod_goes()?,
+                10 => self.container_restarts()?,
+                11..13 => self.agent_renews_certificates()?,
+                13 => self.agent_writes_its_bootstrap()?,
+                14 => self.baseline_comes_first()?,
+                _ => self.reads_everything()?,
+            };
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Published volumes of all pods, but for those that are not as they should be: pod and number.
+    pub(super) fn volumes(&self, wanted: impl Fn(Source) -> bool) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        for (at, pod) in self.node.pods.iter().enumerate() {
+            for (number, volume) in pod.published.iter().enumerate() {
+                let pending = self.pending.iter().any(|(uid, of)| *uid == pod.uid && *of == number);
+                if wanted(volume.source) && !pending && !self.is_dirty(&volume.path) {
+                    found.push((at, number));
+                }
+            }
+        }
+        found
+    }
+
+    pub(super) fn is_dirty(&self, path: &Path) -> bool {
+        self.dirty.iter().any(|dirty| path.starts_with(dirty) || dirty.starts_with(path))
+    }
+
+    fn renews_a_token(&mut self) -> Result<bool> {
+        let tokens = self.volumes(|source| matches!(source, Source::Token(..)));
+        let Some((pod, volume)) = self.chance.pick(&tokens) else { return Ok(false) };
+        self.begin_act("a token is renewed");
+        self.about(pod);
+        self.node.sync(pod, volume)?;
+        let path = self.node.pods[pod].published[volume].path.clone();
+        self.accepted("rotation.accepted", &path)?;
+        Ok(true)
+    }
+
+    fn publishes_what_is_pending(&mut self) -> Result<bool> {
+        if self.pending.is_empty() {
+            return Ok(false);
+        }
+        self.begin_act("an approved change is published");
+        self.publish_one()
+    }
+
+    /// A changed object reaches one of its pods: each at another time. `false` if there is none that waits for it.
+    pub(super) fn publish_one(&mut self) -> Result<bool> {
+        if self.pending.is_empty() {
+            return Ok(false);
+        }
+        let at = self.chance.below(self.pending.len());
+        let (uid, volume) = self.pending.swap_remove(at);
+        let pod = self.at(&uid)?;
+        self.about(pod);
+        self.node.sync(pod, volume)?;
+        let path = self.node.pods[pod].published[volume].path.clone();
+        self.accepted("change.accepted", &path)?;
+        Ok(true)
+    }
+
+    fn syncs_what_is_current(&mut self) -> Result<bool> {
+        let all = self.volumes(|source| !matches!(source, Source::Token(..)));
+        let Some((pod, volume)) = self.chance.pick(&all) else { return Ok(false) };
+        self.begin_act("a sync finds nothing to do");
+        self.about(pod);
+        self.node.sync(pod, volume)?;
+        Ok(true)
+    }
+
+    fn pod_comes(&mut self) -> Result<bool> {
+        let usual: usize = MESHES.iter().map(|mesh| mesh.pods).sum();
+        if self.node.pods.len() >= usual + EXTRA {
+            return Ok(false);
+        }
+        let (mesh, set) = (self.chance.below(4), self.chance.below(2));
+        if self.is_dirty(&self.node.layer(&MESHES[mesh])) {
+            return Ok(false);
+        }
+        self.begin_act("a pod comes");
+        let at = self.node.start(mesh, set, &mut self.chance)?;
+        self.about(at);
+        self.taken_up(at)?;
+        Ok(true)
+    }
+
+    fn pod_goes(&mut self) -> Result<bool> {
+        let usual: usize = MESHES.iter().map(|mesh| mesh.pods).sum();
+        let stays = |uid: &String| self.residents.contains(uid);
+        let all: Vec<usize> =
+            (0..self.node.pods.len()).filter(|at| !stays(&self.node.pods[*at].uid)).collect();
+        if self.node.pods.len() + EXTRA <= usual {
+            return Ok(false);
+        }
+        let Some(at) = self.chance.pick(&all) else { return Ok(false) };
+        self.begin_act("a pod goes");
+        self.about(at);
+        let pod = self.node.stop(at)?;
+        self.pending.retain(|(uid, _)| *uid != pod.uid);
+        self.dirty.retain(|path| !path.starts_with(&pod.dir));
+        // What was wrong with it went with it.
+        for (path, violation) in self.model.below(&pod.dir) {
+            let is_it = |record: &Value| {
+                record["kind"] == "violation.resolved"
+                    && record["violation"] == violation
+                    && record["object"]["path"] == path.as_str()
+            };
+            self.agent.find(&format!("the end of {violation} of {path}"), is_it)?;
+        }
+        Ok(true)
+    }
+
+    fn container_restarts(&mut self) -> Result<bool> {
+        let all: Vec<usize> = (0..self.node.pods.len())
+            .filter(|at| !self.residents.contains(&self.node.pods[*at].uid))
+            .filter(|at| !self.is_dirty(&self.node.layer(self.node.pods[*at].mesh())))
+            .collect();
+        let Some(at) = self.chance.pick(&all) else { return Ok(false) };
+        self.begin_act("a container restarts");
+        self.about(at);
+        self.node.run(at, &mut self.chance)?;
+        self.taken_up(at)?;
+        Ok(true)
+    }
+
+    fn resident(&self, mesh: usize) -> Result<usize> {
+        self.at(&self.residents[mesh])
+    }
+
+    fn agent_renews_certificates(&mut self) -> Result<bool> {
+        let at = self.resident(ISTIO)?;
+        let dir = self.node.pods[at].scratch("istio-data");
+        if self.is_dirty(&dir.join("cert-chain.pem")) {
+            return Ok(false);
+        }
+        self.written += 1;
+        let next = 1 + (self.written % 3);
+        let now = std::fs::read(dir.join("cert-chain.pem"))?;
+        let (_, chain, _) = super::api::LEAVES[usize::try_from(next - 1)?];
+        if now == chain.as_bytes() {
+            return Ok(false);
+        }
+        self.begin_act("the agent of a proxy renews its certificate");
+        self.node.pods[at].tell(&format!("renew /var/lib/istio/data /srv/{next}"))?;
+        // A key keeps no identity of its own: it is who wrote it.
+        self.accepted("change.accepted", &dir.join("key.pem"))?;
+        self.accepted("rotation.accepted", &dir.join("cert-chain.pem"))?;
+        Ok(true)
+    }
+
+    fn agent_writes_its_bootstrap(&mut self) -> Result<bool> {
+        let at = self.resident(ISTIO)?;
+        let file = self.node.pods[at].scratch("istio-envoy").join("envoy-rev.json");
+        if self.is_dirty(&file) {
+            return Ok(false);
+        }
+        self.begin_act("the agent of a proxy writes its bootstrap");
+        self.written += 1;
+        let text = format!("{{\"node\":{{\"id\":\"sidecar-{}\"}}}}", self.written);
+        self.node.pods[at].tell(&format!("write /etc/istio/proxy/envoy-rev.json {text}"))?;
+        self.accepted("change.accepted", &file)?;
+        Ok(true)
+    }
+
+    /// A new revision is in force, and what it approves comes later, for each pod at another time.
+    fn baseline_comes_first(&mut self) -> Result<bool> {
+        let Some(name) = self.chance.pick(&CHANGEABLE).filter(|_| self.pending.is_empty()) else {
+            return Ok(false);
+        };
+        let is_it = |source| source == Source::ConfigMap(name.1);
+        let all = self.node.pods.iter().flat_map(|pod| &pod.published);
+        if all.into_iter().any(|volume| is_it(volume.source) && self.is_dirty(&volume.path)) {
+            return Ok(false);
+        }
+        self.begin_act("a baseline comes, and what it approves later");
+        self.changed(name)?;
+        let of: Vec<(String, usize)> = self
+            .volumes(is_it)
+            .into_iter()
+            .map(|(pod, volume)| (self.node.pods[pod].uid.clone(), volume))
+            .collect();
+        self.approved()?;
+        self.pending = of;
+        Ok(true)
+    }
+
+    /// Somebody changes an object in the manifests.
+    pub(super) fn changed(&mut self, name: (&'static str, &'static str)) -> Result<()> {
+        let next = self.revision + 1;
+        let (a, b) = (super::api::ROOT_A, super::api::ROOT_B);
+        self.node.api.change(name, |text| {
+            // Old and new root together, and then one of them.
+            if text == a || text == b {
+                format!("{a}{b}")
+            } else if text.starts_with("-----BEGIN CERTIFICATE") {
+                b.to_owned()
+            } else {
+                match text.rfind('r').filter(|at| text[at + 1..].starts_with(|c: char| c.is_ascii_digit())) {
+                    Some(at) => {
+                        let rest = text[at + 1..].trim_start_matches(|c: char| c.is_ascii_digit());
+                        format!("{}r{next}{rest}", &text[..at])
+                    }
+                    None => format!("{text}r{next}\n"),
+                }
+            }
+        })
+    }
+
+    /// It is sealed and signed, and the agent takes it.
+    pub(super) fn approved(&mut self) -> Result<()> {
+        self.revision += 1;
+        let revision = self.revision;
+        seal::manifests(&self.home, &self.node, revision)?;
+        self.agent.reload()?;
+        self.agent.find("acceptance", |record| {
+            record["kind"] == "baseline.accepted"
+                && record["name"] == seal::WORKLOADS
+                && record["revision"] == revision
+        })?;
+        Ok(())
+    }
+
+    /// Proxies and people read all day.
+    fn reads_everything(&mut self) -> Result<bool> {
+        self.begin_act("everything is read");
+        let files: Vec<PathBuf> =
+            self.node.pods.iter().flat_map(|pod| pod.published.iter().map(|one| one.path.clone())).collect();
+        for file in files {
+            for entry in std::fs::read_dir(file.join("..data"))? {
+                std::fs::read(entry?.path())?;
+            }
+        }
+        Ok(true)
+    }
+}
