@@ -41,10 +41,11 @@ pub(crate) struct Container {
     mounts: Vec<PathBuf>,
 }
 
-/// Where this machine has cgroups of version 2, alone or beside the others.
+/// Where this machine has cgroups of version 2: all of them in a guest, else a directory of these tests beside those of version 1, which
+/// nobody else takes away while it is empty.
 pub(crate) fn cgroups() -> PathBuf {
     let hybrid = Path::new("/sys/fs/cgroup/unified");
-    if hybrid.is_dir() { hybrid.to_owned() } else { PathBuf::from("/sys/fs/cgroup") }
+    if hybrid.is_dir() { hybrid.join("meshseal-tests") } else { PathBuf::from("/sys/fs/cgroup") }
 }
 
 impl Container {
@@ -114,8 +115,9 @@ impl Drop for Container {
             let _left = rustix::mount::unmount(&at, UnmountFlags::DETACH);
         }
         let _left = (fs::remove_dir_all(&self.bundle), fs::remove_dir(&self.cgroup));
-        if let Some(pod) = self.cgroup.parent() {
-            let _others_are_there = fs::remove_dir(pod);
+        for above in self.cgroup.ancestors().skip(1).take(4) {
+            // As long as they are empty.
+            let _others_are_there = fs::remove_dir(above);
         }
     }
 }
