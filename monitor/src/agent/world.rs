@@ -12,7 +12,7 @@ use crate::attribution::{Attribution, severity};
 use crate::baseline::{Root, Writer};
 use crate::export;
 use crate::inventory::api::Known;
-use crate::inventory::code::{self, Foreign};
+use crate::inventory::code::{Code, Foreign};
 use crate::inventory::in_pod::{InPods, PodWriter};
 use crate::inventory::mesh::{self, CniDirs};
 use crate::inventory::pods;
@@ -37,6 +37,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Node {
     host_root: PathBuf,
+    code: Code,
     root: Root,
     pub(super) name: String,
     pub(super) mode: String,
@@ -88,6 +89,7 @@ impl Node {
         who.refresh();
         Self {
             host_root: host_root.to_owned(),
+            code: Code::new(host_root.to_owned(), Proc::default()),
             root,
             name,
             mode,
@@ -174,7 +176,7 @@ impl World for Node {
     }
 
     fn foreign_code(&self, observation: &Observation) -> Option<Foreign> {
-        code::foreign(&self.host_root, &Proc::default(), observation)
+        self.code.foreign(observation)
     }
 
     fn declare(&self, writers: &[Writer]) {

@@ -7,6 +7,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::layers::Layers;
 use super::mounts::Mounts;
@@ -15,6 +17,9 @@ use crate::model::{Actor, HostPath, InodeKey, Observation};
 
 /// Longest mountinfo that is read, in bytes.
 const MOUNTINFO_MAX: u64 = 64 << 20;
+
+/// How long the node's mount table is kept.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// Where a system keeps its libraries and programs (file-hierarchy(7)).
 const SYSTEM: [&str; 13] = [
@@ -44,45 +49,92 @@ pub struct Foreign {
     pub why: &'static str,
 }
 
-/// Judges the file that `observation` tells of. `None` if it came with the program that the actor runs. Reads /proc, and
-/// looks at the file.
-#[must_use]
-pub fn foreign(host_root: &Path, proc: &Proc, observation: &Observation) -> Option<Foreign> {
-    let name = observation.name.clone().unwrap_or_default();
-    let known = observation.path_in_fs.clone().unwrap_or_else(|| HostPath::new(b"/".to_vec()).join(&name));
-    let told = |path: HostPath, why| Some(Foreign { path, why });
-    let actor = observation.actor.as_ref().ok();
-    let (Some(inode), Some(in_fs)) = (observation.inode, observation.path_in_fs.as_ref()) else {
-        return told(known, "could not be placed");
-    };
-    // The host's view first: a process may mount in its own what it likes.
-    let views = std::iter::once((1, host_root.to_owned()))
-        .chain(actor.map(|actor| (actor.tgid, proc.path(actor.tgid, "root"))));
-    let mut seen_at = None;
-    for (pid, root) in views {
-        let Ok(table) = read(&proc.path(pid, "mountinfo"), MOUNTINFO_MAX) else { continue };
-        let mounts = Mounts::parse(&table);
-        let Some(at) = mounts.host_path(inode.dev, in_fs) else { continue };
-        let place = seen_at.get_or_insert(at);
-        if observation.unlinked {
-            break;
-        }
-        let overlay = mounts.all().iter().find(|mount| mount.dev == inode.dev && mount.fs_type == "overlay");
-        if let Some(overlay) = overlay {
-            let layers = Layers::of_mount(&table, overlay.id)?;
-            return of_overlay(host_root, &layers, actor.map(Box::as_ref), inode, in_fs)
-                .and_then(|why| told(place.clone(), why));
-        }
-        if is_systems(&mounts, &root, inode, in_fs) {
-            return None;
-        }
+/// Judges files, with the mount table of the node kept for a moment: a shell that is sealed may start much.
+#[derive(Debug)]
+pub struct Code {
+    host_root: PathBuf,
+    proc: Proc,
+    table: Mutex<Option<(Instant, Arc<Table>)>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    text: Vec<u8>,
+    mounts: Mounts,
+}
+
+impl Table {
+    fn read(proc: &Proc, pid: u32) -> Option<Arc<Self>> {
+        let text = read(&proc.path(pid, "mountinfo"), MOUNTINFO_MAX).ok()?;
+        Some(Arc::new(Self { mounts: Mounts::parse(&text), text }))
     }
-    match seen_at {
-        path if observation.unlinked => {
-            told(path.unwrap_or(known), "has no name: it was made in memory, or deleted")
+}
+
+impl Code {
+    /// For the node whose root is there.
+    #[must_use]
+    pub const fn new(host_root: PathBuf, proc: Proc) -> Self {
+        Self { host_root, proc, table: Mutex::new(None) }
+    }
+
+    /// The node's mount table; read anew if the one that is kept does not have the file system, or has been kept too long.
+    fn of_host(&self, dev: u32) -> Option<Arc<Table>> {
+        let mut kept = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |table: &Table| table.mounts.all().iter().any(|mount| mount.dev == dev);
+        if let Some((read, table)) = kept.as_ref().filter(|(_, table)| has(table))
+            && read.elapsed() < KEPT
+        {
+            return Some(Arc::clone(table));
         }
-        Some(path) => told(path, "is neither sealed nor the system's"),
-        None => told(known, "lies on a file system that is not, or no longer, mounted"),
+        let table = Table::read(&self.proc, 1)?;
+        *kept = Some((Instant::now(), Arc::clone(&table)));
+        Some(table)
+    }
+
+    /// Judges the file that `observation` tells of. `None` if it came with the program that the actor runs. Reads /proc, and
+    /// looks at the file.
+    #[must_use]
+    pub fn foreign(&self, observation: &Observation) -> Option<Foreign> {
+        let name = observation.name.clone().unwrap_or_default();
+        let known =
+            observation.path_in_fs.clone().unwrap_or_else(|| HostPath::new(b"/".to_vec()).join(&name));
+        let told = |path: HostPath, why| Some(Foreign { path, why });
+        let actor = observation.actor.as_ref().ok();
+        let (Some(inode), Some(in_fs)) = (observation.inode, observation.path_in_fs.as_ref()) else {
+            return told(known, "could not be placed");
+        };
+        // The host's view first: a process may mount in its own what it likes.
+        let views = std::iter::once(None).chain(actor.map(|actor| Some(actor.tgid)));
+        let mut seen_at = None;
+        for view in views {
+            let (table, root) = match view {
+                None => (self.of_host(inode.dev), self.host_root.clone()),
+                Some(pid) => (Table::read(&self.proc, pid), self.proc.path(pid, "root")),
+            };
+            let Some(table) = table else { continue };
+            let Some(at) = table.mounts.host_path(inode.dev, in_fs) else { continue };
+            let place = seen_at.get_or_insert(at);
+            if observation.unlinked {
+                break;
+            }
+            let all = table.mounts.all();
+            let overlay = all.iter().find(|mount| mount.dev == inode.dev && mount.fs_type == "overlay");
+            if let Some(overlay) = overlay {
+                let layers = Layers::of_mount(&table.text, overlay.id)?;
+                return of_overlay(&self.host_root, &layers, actor.map(Box::as_ref), inode, in_fs)
+                    .and_then(|why| told(place.clone(), why));
+            }
+            if is_systems(&table.mounts, &root, inode, in_fs) {
+                return None;
+            }
+        }
+        match seen_at {
+            path if observation.unlinked => {
+                told(path.unwrap_or(known), "has no name: it was made in memory, or deleted")
+            }
+            Some(path) => told(path, "is neither sealed nor the system's"),
+            None => told(known, "lies on a file system that is not, or no longer, mounted"),
+        }
     }
 }
 
@@ -135,9 +187,8 @@ fn below(root: &Path, path: &HostPath) -> PathBuf {
 mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
-    use std::path::Path;
 
-    use super::{Foreign, foreign};
+    use super::{Code, Foreign};
     use crate::inventory::procs::{Proc, kernel_dev};
     use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Slot, Time};
 
@@ -182,8 +233,8 @@ mod tests {
 
         fn judge(&self, observation: &Observation) -> Option<(String, &'static str)> {
             let proc = Proc::new(self.path("proc"));
-            let root = self.path("root");
-            foreign(Path::new(&root), &proc, observation).map(|Foreign { path, why }| (path.to_string(), why))
+            let code = Code::new(self.path("root"), proc);
+            code.foreign(observation).map(|Foreign { path, why }| (path.to_string(), why))
         }
     }
 
