@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::PATIENCE;
 use super::agent::Agent;
-use super::sealed::Sealed;
+use super::sealed::{Sealed, publish};
 use crate::node::cluster::Cluster;
 use crate::node::images::{self, PROGRAM};
 use crate::{cmd, interrupt};
@@ -25,6 +25,8 @@ const STATE: &str = "/run/containerd";
 pub(super) struct Containers<'a> {
     cluster: &'a Cluster,
     agent: &'a Agent<'a>,
+    /// The signed baseline.
+    pub(super) baseline: PathBuf,
     one: Container,
     two: Container,
 }
@@ -78,13 +80,10 @@ impl<'a> Containers<'a> {
                 cluster.kubectl(&["-n", "plain", "wait", "--for=condition=Ready", &pod, "--timeout=1s"])
             })?;
         }
-        let both = [&sealed.baseline, &baseline].map(|file| format!("--from-file={}", file.display()));
-        let name = ["-n", "meshseal", "create", "configmap", "meshseal-baselines", &both[0], &both[1]];
-        let yaml = cluster.kubectl(&[&name[..], &["--dry-run=client", "-o", "yaml"]].concat())?;
-        cluster.apply(&yaml)?;
+        publish(cluster, &[&sealed.baseline, &baseline])?;
 
         let [one, two] = NAMES.map(|pod| Container::of(cluster, pod));
-        let containers = Self { cluster, agent, one: one?, two: two? };
+        let containers = Self { cluster, agent, baseline, one: one?, two: two? };
         interrupt::until("both containers are known", PATIENCE, || containers.are_intact())?;
         Ok(containers)
     }

@@ -6,10 +6,11 @@ mod api;
 mod containers;
 mod lawful;
 mod manifests;
+mod rotation;
 mod sealed;
 mod tamper;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -21,6 +22,7 @@ use crate::vm::{DEFAULT_LSM, kernel::Series};
 use agent::Agent;
 use containers::Containers;
 use manifests::Judged;
+use rotation::Certificate;
 use sealed::Sealed;
 
 const PODS: &str = include_str!("../../../assets/node/test.yaml");
@@ -186,17 +188,26 @@ fn all(
         "the API server stands still: status answers, and a change is told",
         api::outage(cluster, package, &sealed),
     );
-    if Containers::can_be(cluster) {
-        in_containers(cluster, package, agent, &sealed, rung, checks);
-    } else {
+    if !Containers::can_be(cluster) {
         println!(
-            "note: another containerd has its files in the usual place; programs of images are not looked at"
+            "note: another containerd has its files in the usual place; what is found by those files is not looked at"
         );
+        return Some(());
+    }
+    let image = in_containers(cluster, package, agent, &sealed, rung, checks);
+    if mesh {
+        let others: Vec<&Path> = std::iter::once(&*sealed.baseline).chain(image.as_deref()).collect();
+        let certificate = checks.check(
+            "a proxy's certificate is sealed by its identity, with pilot-agent as its writer",
+            Certificate::new(cluster, package, &sealed, agent, &others),
+        )?;
+        checks.check("pilot-agent's renewal of it is a rotation, by pilot-agent", certificate.is_renewed());
+        checks.check("another one in its place is a violation", certificate.is_replaced());
     }
     Some(())
 }
 
-/// The program of an image, in the containers of two pods.
+/// The program of an image, in the containers of two pods. The answer is its signed baseline.
 fn in_containers(
     cluster: &Cluster,
     package: &Path,
@@ -204,7 +215,7 @@ fn in_containers(
     sealed: &Sealed,
     rung: &str,
     checks: &mut Checks,
-) -> Option<()> {
+) -> Option<PathBuf> {
     let containers = checks.check(
         "an image is sealed from its archive: its program is intact in the containers of two pods",
         Containers::new(cluster, package, sealed, agent),
@@ -226,7 +237,7 @@ fn in_containers(
         "of the two containers these violations and no more",
         containers.nothing_more(if sees_code { 5 } else { 4 }),
     );
-    Some(())
+    Some(containers.baseline)
 }
 
 fn first_hour(agent: &Agent<'_>) -> Result<()> {

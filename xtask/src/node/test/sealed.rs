@@ -25,18 +25,10 @@ impl Pod {
         Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.trim().to_owned() })
     }
 
-    /// One of the pods that Istio injected.
-    fn injected(cluster: &Cluster) -> Result<Self> {
-        let name = cluster.kubectl(&[
-            "-n",
-            "app",
-            "get",
-            "pods",
-            "-l",
-            "app=web",
-            "-o",
-            "jsonpath={.items[0].metadata.name}",
-        ])?;
+    /// One of the two pods that Istio injected.
+    pub(super) fn injected(cluster: &Cluster, which: usize) -> Result<Self> {
+        let field = format!("jsonpath={{.items[{which}].metadata.name}}");
+        let name = cluster.kubectl(&["-n", "app", "get", "pods", "-l", "app=web", "-o", &field])?;
         Self::named(cluster, "app", name.trim())
     }
 
@@ -65,6 +57,16 @@ pub(super) struct Sealed {
     pub(super) scratch: PathBuf,
 }
 
+/// Hands these baselines to the agents, instead of those before.
+pub(super) fn publish(cluster: &Cluster, baselines: &[&Path]) -> Result<()> {
+    let files: Vec<String> = baselines.iter().map(|file| format!("--from-file={}", file.display())).collect();
+    let mut create = vec!["-n", "meshseal", "create", "configmap", "meshseal-baselines"];
+    create.extend(files.iter().map(String::as_str));
+    create.extend(["--dry-run=client", "-o", "yaml"]);
+    let yaml = cluster.kubectl(&create)?;
+    cluster.apply(&yaml)
+}
+
 /// Seals one pod's volume with the mesh's root certificate, the CNI configuration, and a binary.
 pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Sealed> {
     let scratch = cluster.places.work.join("test");
@@ -83,7 +85,7 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
             cluster.kubectl(&["-n", "plain", "wait", "--for=condition=Ready", pod, "--timeout=1s"])
         })?;
     }
-    let pod = if mesh { Pod::injected(cluster)? } else { Pod::named(cluster, "plain", "web")? };
+    let pod = if mesh { Pod::injected(cluster, 0)? } else { Pod::named(cluster, "plain", "web")? };
     let volume = pod.volume(cluster, "configmap", "istiod-ca-cert");
 
     let key = scratch.join("release.key");
