@@ -334,9 +334,13 @@ impl Sealer<'_> {
         Ok(object)
     }
 
-    /// What profiles say of a path, unless everything is to be of one class.
+    /// What profiles say of a path. Where everything is to be of one class, only who may write it.
     fn advice(&mut self, path: &HostPath) -> Option<Advice> {
-        if self.options.class.is_some() { None } else { self.advisor.on(path) }
+        let advice = self.advisor.on(path)?;
+        Some(match self.options.class {
+            Some(class) => Advice { class, publish: Publish::default(), form: None, ..advice },
+            None => advice,
+        })
     }
 
     /// Whether what it means may be sealed, of this or of what is in it.
@@ -424,7 +428,7 @@ impl Sealer<'_> {
                     // Labels of the pod, a kubeconfig: nothing in it stays, but who writes it.
                     return Ok(Sealed { class: Class::Opaque, ..Sealed::default() });
                 }
-                if asked_for && advice.is_none() {
+                if asked_for && (advice.is_none() || self.options.class.is_some()) {
                     return Err(Error::new(
                         "cannot seal as rotated",
                         path,
