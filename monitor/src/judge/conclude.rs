@@ -27,6 +27,10 @@ use super::{Judge, RETRY, WAIT_FOR_ACTS, WAITS_FOR_ACTS};
 const WAITS_FOR_WRITER: u8 = 8;
 /// How long each such wait is.
 const WAIT_FOR_WRITER: Duration = Duration::from_millis(150);
+/// Looks at an object that went with its pod's directory, while nothing tells who took it away.
+const WAITS_FOR_POD: u8 = 8;
+/// How long each such wait is. Long before, the pod is known to be gone, and its objects are dropped.
+const WAIT_FOR_POD: Duration = Duration::from_millis(500);
 /// Looks after an act that moved nothing, before it is told as an attempt.
 const WAITS_FOR_EFFECT: u8 = 2;
 /// When an object is looked at once more after what was told of it may have come to pass only later: whoever acts may be kept waiting
@@ -58,6 +62,14 @@ impl Judge {
         if look.found.is_none() && self.goes_lawfully(unit, &acts) {
             return self.retire(ix, "taken away by the kubelet with its pod");
         }
+        if look.found.is_none() && self.went_untold(unit, &acts) {
+            if unit.seen.is_none() {
+                return self.retire(ix, "gone with its pod before it was looked at");
+            }
+            if unit.waited < WAITS_FOR_POD {
+                return self.wait(ix, acts, WAIT_FOR_POD);
+            }
+        }
         if look.ended {
             return self.retire(ix, "its container ended");
         }
@@ -71,11 +83,7 @@ impl Judge {
                 (ending && unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER)
             });
         if let Some(wait) = wait {
-            let Some(unit) = self.units.get_mut(ix) else { return };
-            unit.waited += 1;
-            unit.acts.put_back(acts, Instant::now());
-            self.schedule.at_latest(ix, Instant::now() + wait);
-            return;
+            return self.wait(ix, acts, wait);
         }
         let superseded = look.as_before && unit.content.is_none_or(|known| Some(known) == look.content);
         let was_superseded = unit.standing == Standing::Superseded;
@@ -142,6 +150,28 @@ impl Judge {
     fn is_lawful(&self, act: &Act, writers: &[Writer], object: &HostPath) -> bool {
         let Ok(actor) = &act.actor else { return false };
         writers.iter().any(|writer| self.world.lawful(actor, writer, object) == Lawful::Yes)
+    }
+
+    /// Looks once more, with what may have come by then.
+    fn wait(&mut self, ix: Ix, acts: Acts, wait: Duration) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.waited += 1;
+        unit.acts.put_back(acts, Instant::now());
+        self.schedule.at_latest(ix, Instant::now() + wait);
+    }
+
+    /// Its pod's own directory is gone, and no act on a name tells how: a pod that ended before its volume was looked at, or one of
+    /// whose end the acts are still to come.
+    fn went_untold(&self, unit: &Unit, acts: &Acts) -> bool {
+        let told = acts.iter().any(|act| act.touches_names() && !act.denied);
+        let above = std::iter::successors(unit.object.path.parent(), HostPath::parent);
+        let pod = above.into_iter().find(|dir| dir.parent().is_some_and(|pods| pods.name() == b"pods"));
+        !told
+            && self.world.target(&unit.object.path).is_some()
+            && pod.and_then(|pod| pod.parent().map(|pods| (pod, pods))).is_some_and(|(pod, pods)| {
+                let there = |dir: &HostPath| self.options.root.modified(dir).is_some();
+                there(&pods) && !there(&pod)
+            })
     }
 
     /// It was taken away by the kubelet, with the pod it belongs to.

@@ -5,7 +5,7 @@ use crate::model::{Operation, RecordBody};
 
 impl Bench {
     /// The next record that is told in short.
-    async fn next(&mut self) -> String {
+    pub(super) async fn next(&mut self) -> String {
         loop {
             let batch = self.drafts.recv().await.unwrap();
             let told = |body: &RecordBody| short(body);

@@ -48,6 +48,34 @@ async fn what_went_with_its_pod_is_not_missed_when_it_is_looked_for_again() {
     assert_eq!(bench.verdicts().await, Vec::<String>::new());
 }
 
+/// A pod with a volume.
+fn pod(root: &std::path::Path) {
+    std::fs::create_dir_all(root.join("pods/uid/v")).unwrap();
+    std::fs::write(root.join("pods/uid/v/f"), "one").unwrap();
+}
+
+#[tokio::test]
+async fn what_went_with_its_pod_before_it_was_looked_at_is_not_missed() {
+    let bench = Bench::new(pod, &[]).await;
+    let sealed = ["/pods/uid/v", "/pods/uid/v/f"];
+    bench.accept_after(&sealed, 2, || std::fs::remove_dir_all(bench.path("/pods/uid")).unwrap()).await;
+    while bench.status().await.baseline.first().is_none_or(|one| one.revision != 2) {
+        tokio::task::yield_now().await;
+    }
+    while bench.status().await.objects.total > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_gone_while_its_pod_is_there_is_missed() {
+    let mut bench = Bench::new(pod, &["/pods/uid/v/f"]).await;
+    std::fs::remove_file(bench.path("/pods/uid/v/f")).unwrap();
+    bench.commands.send(Command::VerifyAll("again".to_owned())).await.unwrap();
+    assert_eq!(bench.next().await, "opened Removed /pods/uid/v/f Scrub ?");
+}
+
 /// `/d`, sealed, with a socket in it.
 async fn with_a_socket() -> Bench {
     let make = |root: &std::path::Path| {

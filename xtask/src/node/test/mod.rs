@@ -28,7 +28,7 @@ use sealed::Sealed;
 const PODS: &str = include_str!("../../../assets/node/test.yaml");
 const TAMPER: &str = include_str!("../../../assets/node/tamper.yaml");
 /// For whatever the kubelet (10 s between its rounds) and the agent need to take something up, on an emulated machine too.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
