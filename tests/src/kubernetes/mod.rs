@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use self::server::{Mode, Server, pod};
-use crate::agent::{Agent, Home, PATIENCE, Signer, told_of};
+use crate::agent::{self, Agent, Home, PATIENCE, Signer, pause, told_of};
 
 const POD: &str = "01234567-89ab-cdef-0123-456789abcdef";
 /// Set among processes of its own.
@@ -120,6 +120,22 @@ impl Node {
         home.baseline("conf", 1, &sealed.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         let agent = Agent::start(&home, 1)?;
         Ok(Self { server, _kubelet, volume, home, agent, _scratch: scratch })
+    }
+
+    /// Waits until the pod is listed without an owner: connected again, the agent may still have to hear what changed.
+    fn hears_of_no_owner(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut pods = Command::new(crate::meshseal());
+            pods.args(["pods", "--format", "json", "--socket"]).arg(self.home.socket());
+            let pods: Value = serde_json::from_slice(&agent::told(&mut pods)?)?;
+            let pod = pods.as_array().into_iter().flatten().find(|pod| pod["uid"] == POD);
+            if pod.is_some_and(|pod| pod["owner"].is_null()) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "it still has an owner: {pods}");
+            pause(Duration::from_millis(50));
+        }
     }
 
     /// Waits until status says that of the API; each answer must come at once.
@@ -267,6 +283,7 @@ fn whatever_the_api_does_a_change_is_told() -> Result<()> {
     node.server.put(lie);
     node.server.behave(Mode::Well);
     node.api_is("connected", None)?;
+    node.hears_of_no_owner()?;
     let target = node.tamper("lied")?;
     ensure!(
         target["pod_uid"] == POD && target["source"] == by_the_node()["source"],
