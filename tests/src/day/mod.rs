@@ -75,7 +75,7 @@ fn run(fixed: u64) -> Result<ExitCode> {
         }
     };
     SEED.get_or_init(|| seed);
-    // The second takes long, and does not pass yet (docs/open.md): in the full lane, and where it is asked for.
+    // The second takes long: in the full lane, and where it is asked for.
     let all = crate::cases![a_day_is_told_as_it_was, pods_that_come_and_go_leave_nothing];
     let cases = if crate::corpus::full() || !arguments.is_empty() { &all[..] } else { &all[..1] };
     Ok(if crate::run(cases, &arguments, &mut std::io::stdout().lock())? {
