@@ -35,7 +35,7 @@ pub const MOUNTERS: usize = 1024;
 /// Processes whose identity is kept after exec (count).
 pub const EXECS: usize = 4096;
 
-/// Executables known by the address of their inode, where that is needed (count); the loader makes it 1 where not.
+/// Executables known by the address of their inode, where that is needed (count); the loader makes it small where not.
 pub const PROGRAMS: usize = 16_384;
 
 /// PID namespaces in each other that a process's numbers are looked for in.
