@@ -89,7 +89,7 @@ impl Act {
 
     /// It made something code of a process that runs the object.
     pub(crate) const fn runs_code(&self) -> bool {
-        runs_code(self.operation)
+        self.operation.runs_code()
     }
 
     /// It can change bytes.
@@ -119,11 +119,6 @@ impl Act {
                 | Operation::Rename
         )
     }
-}
-
-/// It makes something code of a process that runs the object.
-pub(crate) const fn runs_code(operation: Operation) -> bool {
-    matches!(operation, Operation::MmapCode | Operation::Execve)
 }
 
 /// What waits for a unit to settle.

@@ -413,7 +413,7 @@ impl Judge {
                 self.enrich(&mut observation);
                 let now = Instant::now();
                 let mut concerned = route::route(&observation, &self.slots, &self.units);
-                if acts::runs_code(observation.operation) {
+                if observation.operation.runs_code() {
                     match self.world.foreign_code(&observation) {
                         Some(foreign) => concerned.iter_mut().for_each(|(_, act)| act.of_code(&foreign)),
                         None => concerned.clear(),

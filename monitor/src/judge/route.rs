@@ -2,7 +2,7 @@
 
 use crate::model::{HostPath, InodeKey, Observation, Operation};
 
-use super::acts::{Act, runs_code};
+use super::acts::Act;
 use super::slots::{Ix, Slots, Use};
 use super::topology::{Ways, is_mount};
 
@@ -40,7 +40,7 @@ pub(crate) fn route(observation: &Observation, slots: &Slots, places: &impl Plac
     let first = slots.get(observation.slot);
     if is_name_operation(observation.operation) {
         names(observation, first, slots, places)
-    } else if runs_code(observation.operation) {
+    } else if observation.operation.runs_code() {
         code(observation, first, places)
     } else {
         content(observation, first, places)

@@ -80,6 +80,14 @@ pub enum Operation {
     Scrub,
 }
 
+impl Operation {
+    /// It makes something code of a process that runs the object.
+    #[must_use]
+    pub const fn runs_code(self) -> bool {
+        matches!(self, Self::MmapCode | Self::Execve)
+    }
+}
+
 /// What a sensor saw, undecided. `slot` says on which watched inode; the rest is what the judge needs to tell
 /// what happened to which name, and by whom.
 #[derive(Debug, Clone)]
