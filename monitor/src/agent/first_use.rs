@@ -15,6 +15,7 @@ use crate::baseline::secret::SecretKey;
 use crate::baseline::statement::{Statement, parse};
 use crate::baseline::store::FIRST_USE;
 use crate::baseline::{AcceptedBaseline, Error, Root, SealedObject, read_bounded, write_atomic};
+use crate::inventory::pods;
 use crate::judge::Resolved;
 use crate::model::{BaselineBody, Draft, HostPath, RecordBody, Severity, Time};
 use crate::profile::{Layout, Profiles};
@@ -121,7 +122,7 @@ impl FirstUse {
             .collect();
         let gone: HashSet<HostPath> = objects
             .iter()
-            .filter(|object| went_with_its_pod(&object.path, kubelet_root, &means.root))
+            .filter(|object| pods::went_with_its_pod(&means.root, kubelet_root, &object.path))
             .map(|object| object.path.clone())
             .collect();
         let before = self.known.as_ref().map_or(0, |known| known.revision);
@@ -181,15 +182,6 @@ impl FirstUse {
 /// Whether a path, or a directory that it lies in, is one of these.
 fn lies_in(path: &HostPath, these: &HashSet<&HostPath>) -> bool {
     std::iter::successors(Some(path.clone()), HostPath::parent).any(|at| these.contains(&at))
-}
-
-/// Whether it lay in the directory of a pod that is not there any more.
-fn went_with_its_pod(path: &HostPath, kubelet_root: &HostPath, root: &Root) -> bool {
-    let pods = kubelet_root.join(b"pods");
-    let Some(below) = path.below(&pods) else { return false };
-    let uid = below.split(|byte| *byte == b'/').next().unwrap_or_default();
-    // Without its parent nothing can be said: the kubelet's root may have been moved away.
-    root.modified(&pods).is_some() && root.modified(&pods.join(uid)).is_none()
 }
 
 fn read(file: &Path) -> Result<(Statement, AcceptedBaseline), Error> {

@@ -32,7 +32,7 @@ use crate::export::{ExportError, Exporter, Policy, Resource};
 use crate::inventory::api::{self, Cluster, Known, Remembered};
 use crate::inventory::mesh::CniDirs;
 use crate::journal::{Journal, JournalHandle, Options, Reader, Recovered};
-use crate::judge::{self, Command, Inputs, Judge};
+use crate::judge::{self, Command, Inputs, Judge, World as _};
 use crate::model::{Coverage, Draft, GapBody, Record, RecordBody, Rung, Severity, Time};
 use crate::profile::Layout;
 use crate::sensor::Health;

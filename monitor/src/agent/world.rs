@@ -130,11 +130,6 @@ impl Node {
         changed
     }
 
-    /// The kubelet's directory.
-    pub(super) fn kubelet_root(&self) -> HostPath {
-        self.who().writers.kubelet_root()
-    }
-
     fn who(&self) -> std::sync::MutexGuard<'_, Who> {
         self.who.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,6 +182,10 @@ impl World for Node {
             }
         });
         self.who().writers.declare(declared.collect::<Vec<_>>());
+    }
+
+    fn kubelet_root(&self) -> HostPath {
+        self.who().writers.kubelet_root()
     }
 
     fn target(&self, path: &HostPath) -> Option<Target> {

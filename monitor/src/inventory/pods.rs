@@ -99,6 +99,16 @@ pub fn kubelet_root(root: &Root) -> Option<HostPath> {
     ROOTS.into_iter().map(HostPath::from).find(|dir| root.list(&dir.join(b"pods")).is_ok())
 }
 
+/// Whether a path lay in the directory of a pod that is not there any more.
+#[must_use]
+pub fn went_with_its_pod(root: &Root, kubelet_root: &HostPath, path: &HostPath) -> bool {
+    let pods = kubelet_root.join(b"pods");
+    let Some(below) = path.below(&pods) else { return false };
+    let uid = below.split(|byte| *byte == b'/').next().unwrap_or_default();
+    // Without its parent nothing can be said: the kubelet's root may have been moved away.
+    root.modified(&pods).is_some() && root.modified(&pods.join(uid)).is_none()
+}
+
 /// Uids of the pods that the kubelet has a directory of.
 #[must_use]
 pub fn uids(root: &Root, kubelet_root: &HostPath) -> BTreeSet<String> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::baseline::{Anchor, Content, Found, FoundKind, ObserveError, Seal, Writer};
+use crate::inventory::pods;
 use crate::inventory::writers::Lawful;
 use crate::model::{
     Action, AttemptBody, ChangeBody, Class, Draft, GapBody, HostPath, ObjectRef, Operation, RecordBody,
@@ -164,14 +165,8 @@ impl Judge {
     /// whose end the acts are still to come.
     fn went_untold(&self, unit: &Unit, acts: &Acts) -> bool {
         let told = acts.iter().any(|act| act.touches_names() && !act.denied);
-        let above = std::iter::successors(unit.object.path.parent(), HostPath::parent);
-        let pod = above.into_iter().find(|dir| dir.parent().is_some_and(|pods| pods.name() == b"pods"));
-        !told
-            && self.world.target(&unit.object.path).is_some()
-            && pod.and_then(|pod| pod.parent().map(|pods| (pod, pods))).is_some_and(|(pod, pods)| {
-                let there = |dir: &HostPath| self.options.root.modified(dir).is_some();
-                there(&pods) && !there(&pod)
-            })
+        let path = &unit.object.path;
+        !told && pods::went_with_its_pod(&self.options.root, &self.world.kubelet_root(), path)
     }
 
     /// It was taken away by the kubelet, with the pod it belongs to.

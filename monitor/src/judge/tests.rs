@@ -90,6 +90,9 @@ impl World for FakeWorld {
         (path.below(&HostPath::from("/lib")).is_none()).then_some(Foreign { path, why: "is a test" })
     }
     fn declare(&self, _: &[Writer]) {}
+    fn kubelet_root(&self) -> HostPath {
+        HostPath::from("/")
+    }
     fn target(&self, path: &HostPath) -> Option<Target> {
         path.to_string().contains("/pods/").then(Target::default)
     }

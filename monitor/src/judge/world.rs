@@ -54,6 +54,9 @@ pub trait World: Send + Sync + std::fmt::Debug {
     /// Takes note of the writers that baselines declare.
     fn declare(&self, writers: &[Writer]);
 
+    /// The kubelet's directory.
+    fn kubelet_root(&self) -> HostPath;
+
     /// The pod an object belongs to.
     fn target(&self, path: &HostPath) -> Option<Target>;
 
