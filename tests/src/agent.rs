@@ -355,9 +355,13 @@ pub(crate) fn told_of<'a>(records: impl IntoIterator<Item = &'a Value>) -> Strin
             path.rsplit('/').take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("/");
         let (kind, violation, operation) = (field("kind"), field("violation"), field("operation"));
         let actor = record["actor"]["comm"].as_str().unwrap_or("nobody");
+        // Minutes and seconds.
+        let at = |name: &str| field(name).get(14..23).unwrap_or("").to_owned();
         format!(
-            "[{kind} {violation} {operation} x{} {name} by {actor} {}{}{}{}]",
+            "[{kind} {violation} {operation} x{} {name} by {actor} {}-{} {}{}{}{}]",
             record["count"],
+            at("first_time"),
+            at("last_time"),
             field("detail"),
             field("reason"),
             field("actor_unknown_because"),

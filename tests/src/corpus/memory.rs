@@ -1,21 +1,19 @@
 //! Acts on a process that runs a sealed program.
 
 use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::acts::{Act, Site, hooks_only, prepared, some};
-use crate::agent::PATIENCE;
 
-/// Seals a program that waits.
+/// Seals a program that says back what it hears.
 fn seal_a_program(site: &Site) -> Result<()> {
-    let sleep =
-        ["/bin/sleep", "/usr/bin/sleep", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
-    fs::copy(sleep.context("no program that waits")?, site.dir().join("program"))?;
+    let cat = ["/bin/cat", "/usr/bin/cat", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    fs::copy(cat.context("no program that waits")?, site.dir().join("program"))?;
     Ok(())
 }
 
@@ -23,17 +21,13 @@ fn seal_a_program(site: &Site) -> Result<()> {
 struct Running(Child);
 
 impl Running {
+    /// Starts it, and waits for a word of its own: before that the kernel may still be laying out its memory.
     fn new(site: &Site) -> Result<Self> {
-        let program = site.dir().join("program");
-        let mut command = Command::new(&program);
-        let child = command.arg0("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let running = Self(child);
-        // The kernel wakes whoever started it before it has memory of its own: until then it is the starter's.
-        let until = Instant::now() + PATIENCE;
-        while fs::read_link(format!("/proc/{}/exe", running.pid()?))? != program {
-            ensure!(Instant::now() < until, "the program does not start");
-            std::thread::yield_now();
-        }
+        let mut command = Command::new(site.dir().join("program"));
+        let child = command.arg0("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut running = Self(child);
+        running.0.stdin.as_mut().context("no stdin")?.write_all(b".")?;
+        running.0.stdout.as_mut().context("no stdout")?.read_exact(&mut [0])?;
         Ok(running)
     }
 
@@ -79,19 +73,11 @@ pub(super) const ACTS: &[Act] = &[
             let running = Running::new(site)?;
             let (pid, mut byte) = (running.pid()?, [0_u8]);
             let here = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-            let until = Instant::now() + PATIENCE;
-            // It may still be on its way to what it will be: its stack is moved once.
-            let there = loop {
-                let at = std::ptr::with_exposed_provenance_mut(writable_memory_of(pid)?);
-                let there = libc::iovec { iov_base: at, iov_len: 1 };
-                // SAFETY: room for one byte here; whatever stands at the other address is the other process's.
-                let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
-                if read == 1 {
-                    break there;
-                }
-                let error = std::io::Error::last_os_error();
-                ensure!(Instant::now() < until, "process_vm_readv: {error}");
-            };
+            let at = std::ptr::with_exposed_provenance_mut(writable_memory_of(pid)?);
+            let there = libc::iovec { iov_base: at, iov_len: 1 };
+            // SAFETY: room for one byte here; whatever stands at the other address is the other process's.
+            let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+            ensure!(read == 1, "process_vm_readv: {}", std::io::Error::last_os_error());
             // SAFETY: as above; the byte is what stood there.
             let written = unsafe { libc::process_vm_writev(pid, &raw const here, 1, &raw const there, 1, 0) };
             ensure!(written == 1, "process_vm_writev: {}", std::io::Error::last_os_error());
