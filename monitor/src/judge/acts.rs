@@ -132,6 +132,15 @@ pub(crate) struct Acts {
 }
 
 impl Acts {
+    pub(crate) const fn none() -> Self {
+        Self { acts: Vec::new(), more: 0, since: None }
+    }
+
+    /// Nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.acts.is_empty() && self.more == 0 && self.since.is_none()
+    }
+
     /// Adds an act, folding it into one of the same cause.
     pub(crate) fn push(&mut self, mut act: Act, now: Instant) {
         self.since.get_or_insert(now);

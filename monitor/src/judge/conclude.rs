@@ -1,6 +1,6 @@
 //! What follows from one look: records, violations, and the state of the unit.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use super::directory::{Neighbours, directory};
 use super::look::{Job, Look};
 use super::slots::Ix;
 use super::topology::is_mount;
-use super::unit::{Standing, Unit, Units};
+use super::unit::{Standing, Unit};
+use super::units::Units;
 use super::verdict::{Seen, Verdict, file};
 use super::violations::Finding;
 use super::volume::Volume;
@@ -50,7 +51,7 @@ impl Judge {
         let Some(unit) = self.units.get_mut(ix) else { return };
         if !unit.object.is(&job.object) {
             // It was sealed anew while it was looked at.
-            unit.acts.put_back(acts, Instant::now());
+            unit.apart_mut().acts.put_back(acts, Instant::now());
             self.schedule.set(ix, Instant::now());
             return;
         }
@@ -80,15 +81,15 @@ impl Judge {
             .must_wait(unit, &look, &verdict, &lawful, &unlawful)
             // A runtime takes the root of an ended container away first, and then what the container lives by.
             .or_else(|| {
-                let ending = look.found.is_none() && unit.container.is_some();
+                let ending = look.found.is_none() && unit.container().is_some();
                 (ending && unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER)
             });
         if let Some(wait) = wait {
             return self.wait(ix, acts, wait);
         }
-        let superseded = look.as_before && unit.content.is_none_or(|known| Some(known) == look.content);
+        let superseded = look.as_before && !unit.is_other(look.content);
         let was_superseded = unit.standing == Standing::Superseded;
-        let changed = unit.content.is_some() && unit.content != look.content;
+        let changed = unit.is_other(look.content);
         let object = unit.object_ref();
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
         findings.retain_mut(|finding| !self.book.explains(finding));
@@ -116,15 +117,15 @@ impl Judge {
     fn cannot_look(&mut self, ix: Ix, error: &ObserveError, acts: Acts) {
         let now = Instant::now();
         let Some(unit) = self.units.get_mut(ix) else { return };
-        unit.acts.put_back(acts, now);
+        unit.apart_mut().acts.put_back(acts, now);
         let unstable = matches!(error, ObserveError::Unstable { .. });
         unit.waited = unit.waited.saturating_add(1);
         let again = if unstable { RETRY } else { RETRY_UNREADABLE };
         // A file that is being written is no news; one that never rests is.
         let news = !unstable || unit.waited == 40;
         let reason = error.to_string();
-        if news && unit.unreadable.as_ref() != Some(&reason) {
-            unit.unreadable = Some(reason.clone());
+        if news && unit.apart().unreadable.as_ref() != Some(&reason) {
+            unit.apart_mut().unreadable = Some(reason.clone());
             unit.standing = Standing::Unverified;
             let body = GapBody {
                 at: "hash".to_owned(),
@@ -157,7 +158,7 @@ impl Judge {
     fn wait(&mut self, ix: Ix, acts: Acts, wait: Duration) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited += 1;
-        unit.acts.put_back(acts, Instant::now());
+        unit.apart_mut().acts.put_back(acts, Instant::now());
         self.schedule.at_latest(ix, Instant::now() + wait);
     }
 
@@ -227,9 +228,9 @@ impl Judge {
             Seal::Volume { .. } => Volume {
                 object: &object,
                 publish: unit.object.publish,
-                members: &unit.members,
+                members: &unit.apart().members,
                 first,
-                changed: unit.content.is_some() && unit.content != look.content,
+                changed: unit.is_other(look.content),
                 found,
                 differences: &look.differences,
                 lawful,
@@ -275,7 +276,7 @@ impl Judge {
             }
             // Where no hash is sealed, a change tells by who made it.
             Class::Generated | Class::Rotated => {
-                let changed = unit.content.is_some() && unit.content != look.content;
+                let changed = unit.is_other(look.content);
                 for finding in
                     verdict.findings.iter_mut().filter(|f| f.kind == ViolationKind::Reverted && changed)
                 {
@@ -314,7 +315,7 @@ impl Judge {
             Some(act) => act.operation == Operation::Open && matches!(act.sensor, Rung::Lsm | Rung::Fentry),
         });
         // The names have not changed yet: a rename in the middle.
-        let same = look.found.as_ref().is_some_and(|found| found.inode == seen.inode);
+        let same = look.found.as_ref().is_some_and(|found| found.inode == seen.inode());
         let renaming = same && verdict.reverted_by(Act::touches_names);
         let wait = coming && unit.waited < WAITS_FOR_ACTS || renaming && unit.waited < WAITS_FOR_EFFECT;
         wait.then_some(WAIT_FOR_ACTS)
@@ -336,7 +337,7 @@ impl Judge {
             actor,
             actor_unknown_because: unknown,
             target: self.target(&unit.object.path),
-            source_commit: unit.source.commit.clone(),
+            source_commit: unit.source().commit.clone(),
         });
         let body = if rotated && !rebaselined {
             RecordBody::RotationAccepted(body)
@@ -396,8 +397,7 @@ impl Judge {
         match &unit.object.anchor {
             Anchor::Host => told,
             Anchor::Image(_) => {
-                let mut target =
-                    unit.container.as_ref().map(|container| container.target.clone()).or(told)?;
+                let mut target = unit.container().map(|container| container.target.clone()).or(told)?;
                 self.world.complete_target(&mut target);
                 Some(target)
             }
@@ -427,14 +427,11 @@ impl Judge {
             // What lies in a directory that is sealed itself is that one's to tell.
             paths.extend(below.into_iter().filter(|below| *below != path && self.owner(below) == Some(ix)));
         }
-        let source = Arc::clone(&unit.source);
+        let source = Arc::clone(unit.source());
         let revision = source.revision;
         let intact = look.differences.is_empty();
-        let unread = intact
-            && self
-                .reads(ix)
-                .zip(self.units.get(ix).and_then(|unit| unit.reads))
-                .is_some_and(|(now, then)| now == then);
+        let counted = unit.reads_counted;
+        let unread = intact && self.reads(ix) == Some(0) && counted;
         for uid in paths.iter().flat_map(|path| self.book.open_of(path)).collect::<Vec<_>>() {
             let Some(entry) = self.book.get(&uid) else { continue };
             let again = findings.iter().any(|finding| {
@@ -469,28 +466,32 @@ impl Judge {
         std::iter::successors(Some(path.clone()), HostPath::parent).find_map(|at| self.units.find(&at))
     }
 
-    /// How often the unit was opened for reading, where the sensor can tell.
+    /// How often the unit was opened for reading since this was last asked, where the sensor can tell.
     fn reads(&mut self, ix: Ix) -> Option<u64> {
         let unit = self.units.get(ix)?;
-        let slots: Vec<_> = unit.slot.into_iter().chain(unit.inner.values().copied()).collect();
+        let slots: Vec<_> = unit.slot().into_iter().chain(unit.apart().inner.values().copied()).collect();
         slots.into_iter().map(|slot| self.sensor.count_reads(slot, true)).sum()
     }
 
     fn remember(&mut self, ix: Ix, look: Look, standing: bool, superseded: bool) {
         let intact = look.differences.is_empty();
-        let reads = if intact { self.reads(ix) } else { None };
+        // From now on.
+        let reads_counted = intact && self.reads(ix).is_some();
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = 0;
-        unit.unreadable = None;
         unit.seen = look.found.as_ref().map(Seen::from);
-        unit.content = look.content;
-        unit.verified = Some(Time::now());
-        unit.members = look.found.as_ref().map(members).unwrap_or_default();
-        let keep = unit.is_volume() || unit.object.class == Class::Rotated;
-        unit.found = look.found.filter(|_| keep).map(Box::new);
+        unit.found_content(look.content);
+        unit.verified_now();
         if intact {
-            unit.reads = reads;
-            unit.before = None;
+            unit.reads_counted = reads_counted;
+        }
+        let keep = unit.is_volume() || unit.object.class == Class::Rotated;
+        let apart = unit.apart_mut();
+        apart.unreadable = None;
+        apart.members = look.found.as_ref().map(members).unwrap_or_default();
+        apart.found = look.found.filter(|_| keep).map(Box::new);
+        if intact {
+            apart.before = None;
         }
         unit.standing = if superseded {
             Standing::Superseded
@@ -499,7 +500,8 @@ impl Judge {
         } else {
             Standing::Intact
         };
-        let until = unit.before.as_ref().map(|(_, until)| *until);
+        let until = unit.apart().before.as_ref().map(|(_, until)| *until);
+        unit.tidy();
         if let Some(until) = until.filter(|_| superseded) {
             // When the transition ends, what is still old is stale.
             self.schedule.at_latest(ix, until + Duration::from_millis(1));
@@ -518,13 +520,15 @@ impl Judge {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.standing = Standing::Retired;
         unit.seen = None;
-        unit.content = None;
-        unit.found = None;
-        unit.watched = None;
-        unit.verified = Some(Time::now());
-        let made_of = unit.made_of.take();
+        unit.found_content(None);
+        unit.untagged();
+        unit.verified_now();
+        let apart = unit.apart_mut();
+        apart.found = None;
+        let made_of = apart.made_of.take();
         let path = unit.object.path.clone();
-        let slots: Vec<_> = std::mem::take(&mut unit.inner).into_values().collect();
+        let slots: Vec<_> = unit.take_inner().into_values().collect();
+        unit.tidy();
         for slot in slots {
             self.sensor.unwatch(slot);
             self.slots.release(slot);
@@ -569,7 +573,7 @@ fn writers_of(unit: &Unit) -> Vec<Writer> {
         .writers()
         .iter()
         .filter_map(|name| {
-            let declared = unit.source.writers.iter().find(|writer| writer.name() == name);
+            let declared = unit.source().writers.iter().find(|writer| writer.name() == name);
             declared.cloned().or_else(|| (name == Writer::KUBELET).then_some(Writer::Kubelet))
         })
         .collect()
@@ -591,12 +595,12 @@ impl Neighbours for Around<'_> {
     }
 }
 
-fn members(found: &Found) -> HashMap<Box<[u8]>, Seen> {
+fn members(found: &Found) -> BTreeMap<Box<[u8]>, Seen> {
     match &found.kind {
         FoundKind::Volume { entries, .. } => {
             entries.iter().map(|(path, entry)| (path.clone(), Seen::from(entry))).collect()
         }
-        _ => HashMap::new(),
+        _ => BTreeMap::new(),
     }
 }
 
@@ -630,10 +634,10 @@ fn changes(unit: &Unit, found: &Found) -> (State, State, bool) {
             state.retain(|key, _| !(hidden && key == "sha256"));
             state
         };
-        let old = unit.found.as_deref().map(state).unwrap_or_default();
+        let old = unit.apart().found.as_deref().map(state).unwrap_or_default();
         return (old, state(found), unit.object.class == Class::Rotated);
     };
-    let before = match unit.found.as_deref().map(|found| &found.kind) {
+    let before = match unit.apart().found.as_deref().map(|found| &found.kind) {
         Some(FoundKind::Volume { entries, .. }) => Some(entries),
         _ => None,
     };

@@ -44,7 +44,7 @@ pub(super) fn covered(
         decisive(done.iter().copied().filter(|act| wanted.contains(&act.operation))).cloned()
     };
     let laid = pick(&[Operation::Mount, Operation::PivotRoot]);
-    if found.is_some_and(|found| found.inode == last.inode) {
+    if found.is_some_and(|found| found.inode == last.inode()) {
         // The host sees it as before: it is covered in another mount namespace, or was for a moment.
         if let Some(act) = laid {
             let namespace = act.actor.as_ref().ok().and_then(|actor| actor.mount_ns);
@@ -77,7 +77,7 @@ pub(super) fn covered(
     };
     covered.whole = true;
     let (mut expected, mut actual) = merged(differences);
-    expected.insert("inode".into(), last.inode.ino.to_string());
+    expected.insert("inode".into(), last.inode().ino.to_string());
     actual
         .insert("inode".into(), found.map_or_else(|| "none".to_owned(), |found| found.inode.ino.to_string()));
     covered.findings.push(round.finding(kind, Some(act), expected, actual));

@@ -28,7 +28,7 @@ pub(crate) fn directory(
     let own: Vec<Difference> = differences.iter().filter(|d| d.entry.is_none()).cloned().collect();
     let on_itself: Vec<&Act> = acts.iter().copied().filter(|act| act.path == object.path).collect();
     let gone_or_other =
-        found.is_none() || last.zip(found).is_some_and(|(last, found)| last.inode != found.inode);
+        found.is_none() || last.zip(found).is_some_and(|(last, found)| last.inode() != found.inode);
     if gone_or_other {
         // Its names are judged again once it is watched anew.
         return file(object, last, found, &own, &on_itself);

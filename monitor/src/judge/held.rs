@@ -60,7 +60,7 @@ pub(crate) fn ask(unit: &Unit, acts: &Acts) -> Ask {
         Ask::No
     } else if unit.fresh {
         Ask::Writers
-    } else if !unit.mapped.is_empty() || acts.iter().any(|act| act.operation == Operation::Mmap) {
+    } else if !unit.apart().mapped.is_empty() || acts.iter().any(|act| act.operation == Operation::Mmap) {
         Ask::Mappings
     } else {
         Ask::No
@@ -156,14 +156,15 @@ impl Judge {
             // A store passes no hook: whoever had it mapped is the only one who can have made it. What is told already
             // is no news for being found again.
             if !self.book.tells(finding) {
-                finding.act = mapped.iter().chain(&unit.mapped).find(|act| act.actor.is_ok()).cloned();
+                finding.act =
+                    mapped.iter().chain(&unit.apart().mapped).find(|act| act.actor.is_ok()).cloned();
             }
         }
         unit.fresh &= ask != Ask::Writers;
-        if ask != Ask::No {
-            unit.mapped = mapped;
+        if ask != Ask::No && !(mapped.is_empty() && unit.apart().mapped.is_empty()) {
+            unit.apart_mut().mapped = mapped;
         }
-        if !unit.mapped.is_empty() {
+        if !unit.apart().mapped.is_empty() {
             self.schedule.at_latest(ix, Instant::now() + AGAIN.max(holders.took * SHARE));
         }
     }

@@ -69,7 +69,7 @@ impl Judge {
         }
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let Ok(stat) = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID) else { return };
-        let known = self.units.get(ix).and_then(|unit| unit.made_of.clone());
+        let known = self.units.get(ix).and_then(|unit| unit.apart().made_of.clone());
         let made_of = match known.filter(|known| known.mount == stat.stx_mnt_id) {
             Some(known) => known,
             None => {
@@ -107,7 +107,7 @@ impl Judge {
             backing.units.push(ix);
         }
         if let Some(unit) = self.units.get_mut(ix) {
-            unit.made_of = Some(made_of.clone());
+            unit.apart_mut().made_of = Some(made_of.clone());
         }
         // The directories above them are watched before the object is read.
         self.follow_ways();
@@ -115,7 +115,8 @@ impl Judge {
 
     /// The object is no longer made of what it was.
     pub(super) fn leave_layers(&mut self, ix: Ix) {
-        let Some(made_of) = self.units.get_mut(ix).and_then(|unit| unit.made_of.take()) else { return };
+        let Some(unit) = self.units.get_mut(ix).filter(|unit| unit.apart().made_of.is_some()) else { return };
+        let Some(made_of) = unit.apart_mut().made_of.take() else { return };
         self.release_layers(ix, &made_of);
     }
 

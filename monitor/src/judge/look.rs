@@ -1,12 +1,13 @@
 //! One look at an object: read, hash, compare. Runs where blocking is allowed.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::baseline::{Context, Difference, Digest, Found, FoundKind, ObserveError, Root, check, compare};
+use crate::baseline::{
+    Content, Context, Difference, Digest, Found, FoundKind, ObserveError, Root, Seal, check, compare,
+};
 
-use super::Container;
 use super::held::{Ask, Holders};
 use super::slots::Ix;
 use super::unit::Sealed;
@@ -22,8 +23,6 @@ pub(crate) struct Job {
     pub(crate) last: Option<Box<Found>>,
     /// Whether to look who holds it.
     pub(crate) ask: Ask,
-    /// The container whose file it is.
-    pub(crate) container: Option<Arc<Container>>,
 }
 
 /// What was seen.
@@ -50,7 +49,12 @@ pub(crate) fn look(root: &Root, context: &Context, job: &Job) -> Result<Look, Ob
     };
     let content = found.as_ref().map(digest);
     let ended = found.is_none()
-        && job.container.as_ref().is_some_and(|container| root.locate(&container.lives_by).is_err());
+        && job
+            .object
+            .lot
+            .container
+            .as_ref()
+            .is_some_and(|container| root.locate(&container.lives_by).is_err());
     Ok(Look { found, differences, as_before, content, holders: Holders::default(), ended })
 }
 
@@ -60,12 +64,7 @@ fn digest(found: &Found) -> Digest {
     match &found.kind {
         FoundKind::File { content, .. } => return content.sha256,
         FoundKind::Symlink { target } => hash.update(target),
-        FoundKind::Directory { names } => {
-            for name in names.keys() {
-                hash.update((name.len() as u64).to_le_bytes());
-                hash.update(name);
-            }
-        }
+        FoundKind::Directory { names } => hash_names(&mut hash, names),
         FoundKind::Volume { entries, .. } => {
             for (path, entry) in entries {
                 hash.update((path.len() as u64).to_le_bytes());
@@ -79,4 +78,23 @@ fn digest(found: &Found) -> Digest {
         FoundKind::Special(kind) => hash.update(kind.as_str()),
     }
     hash.finalize().into()
+}
+
+/// The digest of what is as sealed, where the seal tells it.
+pub(crate) fn sealed_digest(seal: &Seal) -> Option<Digest> {
+    let mut hash = Sha256::new();
+    match seal {
+        Seal::File { content: Content::Sha256(digest), .. } => return Some(*digest),
+        Seal::Symlink { target } => hash.update(target),
+        Seal::Directory { names: Some(names) } => hash_names(&mut hash, names),
+        Seal::File { .. } | Seal::Directory { names: None } | Seal::Volume { .. } => return None,
+    }
+    Some(hash.finalize().into())
+}
+
+fn hash_names<T>(hash: &mut Sha256, names: &BTreeMap<Box<[u8]>, T>) {
+    for name in names.keys() {
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+    }
 }

@@ -98,8 +98,8 @@ impl Judge {
     /// The units that a slot stands for, or that are made of what it stands for.
     fn units_of(&self, slot: Slot) -> Vec<Ix> {
         match self.slots.get(slot) {
-            Some(Use::Unit(ix) | Use::Member(ix) | Use::Stray(ix, _)) => vec![*ix],
-            Some(Use::Backing(path)) => self.units.made_of(path).to_vec(),
+            Some(Use::Unit(ix) | Use::Member(ix) | Use::Stray(ix, _)) => vec![ix],
+            Some(Use::Backing(path)) => self.units.made_of(&path).to_vec(),
             Some(Use::Way(_)) | None => Vec::new(),
         }
     }

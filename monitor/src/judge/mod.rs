@@ -24,6 +24,7 @@ mod slots;
 mod tests;
 mod topology;
 mod unit;
+mod units;
 mod unsealed;
 mod verdict;
 mod violations;
@@ -53,7 +54,8 @@ use self::proof::Proofs;
 use self::schedule::Schedule;
 use self::slots::{Ix, Slots};
 use self::topology::Ways;
-use self::unit::{Sealed, Source, Unit, Units};
+use self::unit::{Lot, Sealed, Source, Unit};
+use self::units::Units;
 use self::violations::Book;
 pub use self::world::{AgentFacts, MeshFiles, World};
 
@@ -114,10 +116,8 @@ pub struct Container {
 /// An object that is to be judged, and by what.
 struct Wanted {
     sealed: Sealed,
-    source: Arc<Source>,
     /// Until when the revision before counts too.
     until: Instant,
-    container: Option<Arc<Container>>,
 }
 
 /// The judge's inputs.
@@ -443,8 +443,9 @@ impl Judge {
 
     fn acted(&mut self, ix: Ix, act: Act, now: Instant) {
         let Some(unit) = self.units.get_mut(ix) else { return };
-        unit.acts.push(act, now);
-        let first = unit.acts.since.unwrap_or(now);
+        let acts = &mut unit.apart_mut().acts;
+        acts.push(act, now);
+        let first = acts.since.unwrap_or(now);
         let open = unit.standing == unit::Standing::Violated;
         self.schedule.set(ix, schedule::settles(first, now, open));
     }
@@ -471,12 +472,13 @@ impl Judge {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.running = true;
         unit.dirty = false;
-        let acts = std::mem::take(&mut unit.acts);
-        let before =
-            unit.before.as_ref().filter(|(_, until)| *until > Instant::now()).map(|(seal, _)| seal.clone());
+        let acts = unit.take_acts();
+        let apart = unit.apart();
+        let before = apart.before.as_ref().filter(|(_, until)| *until > Instant::now());
+        let before = before.map(|(seal, _)| seal.clone());
         let ask = held::ask(unit, &acts);
-        let (object, last, container) = (unit.object.clone(), unit.found.clone(), unit.container.clone());
-        let job = Job { ix, object, before, last, ask, container };
+        let (object, last) = (unit.object.clone(), apart.found.clone());
+        let job = Job { ix, object, before, last, ask };
         self.in_flight.insert(ix, acts);
         let (root, context) = (self.options.root.clone(), self.options.context.clone());
         let handles = Arc::clone(&self.handles);
@@ -507,7 +509,7 @@ impl Judge {
                 for (ix, acts) in std::mem::take(&mut self.in_flight) {
                     if let Some(unit) = self.units.get_mut(ix) {
                         unit.running = false;
-                        unit.acts.put_back(acts, Instant::now());
+                        unit.apart_mut().acts.put_back(acts, Instant::now());
                         self.schedule.set(ix, Instant::now() + RETRY);
                     }
                 }
@@ -531,12 +533,13 @@ impl Judge {
             let resolved = resolved.iter().filter(of_it);
             let own = std::iter::once((&baseline.objects, None));
             for (objects, concrete) in own.chain(resolved.map(|one| (&one.objects, Some(&one.container)))) {
+                let container = concrete.cloned().flatten();
+                let lot = Lot { objects: Arc::clone(objects), source: Arc::clone(&source), container };
+                let lot = Arc::new(lot);
                 for at in 0..u32::try_from(objects.len()).unwrap_or(u32::MAX) {
-                    let sealed = Sealed { objects: Arc::clone(objects), at };
+                    let sealed = Sealed { lot: Arc::clone(&lot), at };
                     if concrete.is_some() || sealed.anchor.is_host() {
-                        let container = concrete.cloned().flatten();
-                        let one = Wanted { sealed, source: Arc::clone(&source), until, container };
-                        wanted.insert(one.sealed.path.clone(), one);
+                        wanted.insert(sealed.path.clone(), Wanted { sealed, until });
                     }
                 }
             }
@@ -544,21 +547,17 @@ impl Judge {
         for ix in self.units.indices() {
             let Some(unit) = self.units.get_mut(ix) else { continue };
             match wanted.remove(&unit.object.path) {
-                Some(Wanted { sealed, source, until, container }) => {
+                Some(Wanted { sealed, until }) => {
                     let other =
                         unit.object.seal != sealed.seal || unit.object.attributes != sealed.attributes;
-                    if *unit.source != *source {
-                        if other && unit.source.name == source.name {
-                            unit.before = Some((unit.object.clone(), until));
-                        }
-                        unit.source = source;
-                        unit.dirty = true;
+                    let (was, is) = (unit.source(), &sealed.lot.source);
+                    let anew = **was != **is;
+                    if anew && other && was.name == is.name {
+                        let before = unit.object.clone();
+                        unit.apart_mut().before = Some((before, until));
                     }
-                    unit.dirty |= other;
-                    unit.container = container;
-                    if !unit.object.is(&sealed) {
-                        unit.object = sealed;
-                    }
+                    unit.dirty |= anew || other;
+                    unit.seal(sealed);
                 }
                 None => self.forget(ix),
             }
@@ -566,9 +565,9 @@ impl Judge {
         // Parents before children, so that a directory hands its slot down while its files are taken up.
         let mut fresh: Vec<_> = wanted.into_values().collect();
         fresh.sort_by(|a, b| a.sealed.path.cmp(&b.sealed.path));
-        for Wanted { sealed, source, container, .. } in fresh {
+        for Wanted { sealed, .. } in fresh {
             self.ways.hold(&sealed.path);
-            self.units.insert(Unit { container, ..Unit::new(sealed, source) });
+            self.units.insert(Unit::new(sealed));
         }
         let writers: Vec<_> =
             baselines.iter().flat_map(|baseline| baseline.writers.iter().cloned()).collect();

@@ -102,10 +102,10 @@ impl Judge {
             };
             *counter += 1;
             counts.total += 1;
-            counts.first_use += u64::from(unit.source.is_first_use());
-            unreadable += u64::from(unit.unreadable.is_some());
-            unwatched += u64::from(unit.unwatched.is_some());
-            mapped += u64::from(!unit.mapped.is_empty());
+            counts.first_use += u64::from(unit.source().is_first_use());
+            unreadable += u64::from(unit.apart().unreadable.is_some());
+            unwatched += u64::from(unit.apart().unwatched.is_some());
+            mapped += u64::from(!unit.apart().mapped.is_empty());
         }
         let now = Time::now();
         let expired = |baseline: &crate::baseline::AcceptedBaseline| {
@@ -212,11 +212,11 @@ impl Judge {
             id: unit.object.id.to_string(),
             path: unit.object.path.clone(),
             class: unit.object.class,
-            baseline: Some(unit.source.name.clone()),
-            revision: Some(unit.source.revision),
+            baseline: Some(unit.source().name.clone()),
+            revision: Some(unit.source().revision),
             state,
             kind: kind.to_owned(),
-            last_verified: unit.verified,
+            last_verified: unit.verified(),
             violations,
         }
     }
@@ -240,7 +240,7 @@ impl Judge {
             let mut at = Some(path.clone());
             while let Some(here) = at {
                 let unit = self.units.find(&here).and_then(|ix| self.units.get(ix));
-                if unit.is_some_and(|unit| !unit.source.is_first_use()) {
+                if unit.is_some_and(|unit| !unit.source().is_first_use()) {
                     return true;
                 }
                 at = here.parent();

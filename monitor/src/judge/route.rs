@@ -1,6 +1,6 @@
 //! From an observation to the units it concerns.
 
-use crate::model::{HostPath, InodeKey, Observation, Operation};
+use crate::model::{HostPath, InodeKey, Observation, Operation, Slot};
 
 use super::acts::Act;
 use super::slots::{Ix, Slots, Use};
@@ -37,7 +37,8 @@ pub(crate) enum Fate {
 
 /// The units an observation concerns, each with the act as it is told of them. Empty for neighbours.
 pub(crate) fn route(observation: &Observation, slots: &Slots, places: &impl Places) -> Vec<(Ix, Act)> {
-    let first = slots.get(observation.slot);
+    let what = slots.get(observation.slot);
+    let first = what.as_ref();
     if is_name_operation(observation.operation) {
         names(observation, first, slots, places)
     } else if observation.operation.runs_code() {
@@ -59,6 +60,10 @@ const fn is_name_operation(operation: Operation) -> bool {
             | Operation::Rmdir
             | Operation::Rename
     )
+}
+
+fn at_slot(slots: &Slots, slot: Option<Slot>) -> Option<Use> {
+    slots.get(slot?)
 }
 
 /// The directory behind a slot, if it is one.
@@ -105,12 +110,10 @@ fn is_itself(what: Option<&Use>, observation: &Observation, places: &impl Places
 }
 
 fn ends(observation: &Observation, slots: &Slots, places: &impl Places) -> Ends {
-    let first = slots.get(observation.slot);
-    let (to_dir, to_name) = match &observation.renamed_to {
-        Some((slot, name)) => (slots.get(*slot), Some(name)),
-        None => (None, None),
-    };
-    let replaced = observation.replaced_slot.and_then(|slot| slots.get(slot));
+    let (what, replaced) = (slots.get(observation.slot), at_slot(slots, observation.replaced_slot));
+    let (first, replaced) = (what.as_ref(), replaced.as_ref());
+    let to_dir = observation.renamed_to.as_ref().and_then(|(slot, _)| slots.get(*slot));
+    let (to_dir, to_name) = (to_dir.as_ref(), observation.renamed_to.as_ref().map(|(_, name)| name));
     // A directory that is itself renamed or removed stands under its own slot: the name is not in it.
     let from_dir = directory(first, places).filter(|_| !is_itself(first, observation, places));
     let from = from_dir.zip(observation.name.as_ref()).map(|(dir, name)| dir.join(name));
@@ -149,7 +152,8 @@ pub(crate) fn displaced(
         return list;
     }
     if is_mount(observation.operation) {
-        let first = slots.get(observation.slot);
+        let what = slots.get(observation.slot);
+        let first = what.as_ref();
         match (own(first), observation.operation) {
             // Of an object it is told by its own slot.
             (Some(path), Operation::Remount) if matches!(first, Some(Use::Way(_))) => {
@@ -165,17 +169,17 @@ pub(crate) fn displaced(
     }
     let Ends { from, to } = ends(observation, slots, places);
     if observation.operation != Operation::Rename {
-        let child = observation.child_slot.and_then(|slot| slots.get(slot));
-        for path in own(child).into_iter().chain(from) {
+        let child = at_slot(slots, observation.child_slot);
+        for path in own(child.as_ref()).into_iter().chain(from) {
             add(path, Fate::Empty);
         }
         return list;
     }
-    if let Some(path) = own(observation.child_slot.and_then(|slot| slots.get(slot))) {
+    if let Some(path) = own(at_slot(slots, observation.child_slot).as_ref()) {
         add(path, Fate::Moved(to.clone()));
     }
-    if let Some(Use::Way(path)) = observation.replaced_slot.and_then(|slot| slots.get(slot)) {
-        add(path.clone(), Fate::Came(from.clone()));
+    if let Some(Use::Way(path)) = at_slot(slots, observation.replaced_slot) {
+        add(path, Fate::Came(from.clone()));
     }
     if let Some(path) = from.clone() {
         add(path, Fate::Moved(to.clone()));
@@ -192,9 +196,11 @@ fn names(
     slots: &Slots,
     places: &impl Places,
 ) -> Vec<(Ix, Act)> {
-    let child = observation.child_slot.and_then(|slot| slots.get(slot));
-    let to_dir = observation.renamed_to.as_ref().and_then(|(slot, _)| slots.get(*slot));
-    let replaced = observation.replaced_slot.and_then(|slot| slots.get(slot));
+    let (child, replaced) =
+        (at_slot(slots, observation.child_slot), at_slot(slots, observation.replaced_slot));
+    let (child, replaced) = (child.as_ref(), replaced.as_ref());
+    let to_dir = at_slot(slots, observation.renamed_to.as_ref().map(|(slot, _)| *slot));
+    let to_dir = to_dir.as_ref();
     let Ends { from, to } = ends(observation, slots, places);
     let own = || place(child, places).or_else(|| place(first, places)).cloned();
     let path = from.clone().or_else(own).or_else(|| observation.path_in_fs.clone()).or_else(|| to.clone());

@@ -22,10 +22,23 @@ pub(crate) enum Use {
     Backing(HostPath),
 }
 
+/// What is kept of every slot. Most stand for units.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    Free,
+    Unit(Ix),
+    Member(Ix),
+    /// In [`Slots::others`].
+    Other,
+}
+
 /// Gives out slots and takes them back.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    uses: HashMap<Slot, Use>,
+    /// By slot.
+    kept: Vec<Kept>,
+    others: HashMap<Slot, Use>,
+    used: usize,
     /// Taken from the front: a slot rests before it is used again, while late events for it drain.
     free: VecDeque<Slot>,
     next: u32,
@@ -35,7 +48,7 @@ pub(crate) struct Slots {
 impl Slots {
     /// Slots 1 to `limit`; the sensor keeps those above for itself.
     pub(crate) fn new(limit: u32) -> Self {
-        Self { uses: HashMap::new(), free: VecDeque::new(), next: 1, limit }
+        Self { kept: Vec::new(), others: HashMap::new(), used: 0, free: VecDeque::new(), next: 1, limit }
     }
 
     /// A new slot, or `None` if all are taken.
@@ -48,23 +61,44 @@ impl Slots {
             }
             None => return None,
         };
-        self.uses.insert(slot, what);
+        let at = slot.0 as usize;
+        if at >= self.kept.len() {
+            self.kept.resize(at + 1, Kept::Free);
+        }
+        self.kept[at] = match what {
+            Use::Unit(ix) => Kept::Unit(ix),
+            Use::Member(ix) => Kept::Member(ix),
+            other => {
+                self.others.insert(slot, other);
+                Kept::Other
+            }
+        };
+        self.used += 1;
         Some(slot)
     }
 
     /// What a slot stands for.
-    pub(crate) fn get(&self, slot: Slot) -> Option<&Use> {
-        self.uses.get(&slot)
+    pub(crate) fn get(&self, slot: Slot) -> Option<Use> {
+        match *self.kept.get(slot.0 as usize)? {
+            Kept::Free => None,
+            Kept::Unit(ix) => Some(Use::Unit(ix)),
+            Kept::Member(ix) => Some(Use::Member(ix)),
+            Kept::Other => self.others.get(&slot).cloned(),
+        }
     }
 
     /// How many are given out.
-    pub(crate) fn len(&self) -> usize {
-        self.uses.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.used
     }
 
     /// Gives a slot back.
     pub(crate) fn release(&mut self, slot: Slot) {
-        if self.uses.remove(&slot).is_some() {
+        let Some(kept) = self.kept.get_mut(slot.0 as usize) else { return };
+        if !matches!(kept, Kept::Free) {
+            *kept = Kept::Free;
+            self.others.remove(&slot);
+            self.used -= 1;
             self.free.push_back(slot);
         }
     }
@@ -83,6 +117,6 @@ mod tests {
         assert_eq!(slots.take(Use::Unit(2)), None);
         slots.release(Slot(1));
         assert_eq!(slots.take(Use::Member(1)), Some(Slot(1)));
-        assert_eq!(slots.get(Slot(1)), Some(&Use::Member(1)));
+        assert_eq!(slots.get(Slot(1)), Some(Use::Member(1)));
     }
 }

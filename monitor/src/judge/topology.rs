@@ -213,7 +213,7 @@ impl Judge {
                     continue;
                 }
                 let Some(unit) = self.units.get(ix) else { continue };
-                let known = unit.acts.iter().next().is_some();
+                let known = unit.apart().acts.iter().next().is_some();
                 if change.by_mount && !known && unit.seen.is_some() {
                     for observation in &explained {
                         self.acted(ix, Act::new(observation, path.clone(), None), now);
@@ -240,7 +240,7 @@ impl Judge {
         }
         // A directory that is an object is watched as one, and so is another path of the same inode.
         let mut taken: HashMap<InodeKey, ()> =
-            self.units.iter().filter_map(|(_, unit)| Some((unit.watched?, ()))).collect();
+            self.units.iter().filter_map(|(_, unit)| Some((unit.watched()?, ()))).collect();
         let mounts: HashMap<HostPath, u64> =
             found.iter().filter_map(|(path, now)| Some((path.clone(), now.as_ref()?.1.mount))).collect();
         for (path, now) in found {

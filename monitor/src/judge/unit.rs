@@ -1,6 +1,7 @@
 //! Units: sealed objects as the judge keeps them, each verified as a whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::num::{NonZeroI64, NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,22 +11,30 @@ use crate::model::{HostPath, InodeKey, ObjectRef, Slot, Time};
 
 use super::Container;
 use super::acts::{Act, Acts};
-use super::layers::{Backings, MadeOf};
-use super::route::Places;
-use super::slots::Ix;
+use super::layers::MadeOf;
+use super::look::sealed_digest;
 use super::verdict::Seen;
+
+/// Objects that came together: of one baseline, and of one container if they are a container's.
+#[derive(Debug)]
+pub(crate) struct Lot {
+    pub(crate) objects: Arc<[SealedObject]>,
+    pub(crate) source: Arc<Source>,
+    /// The container whose files they are.
+    pub(crate) container: Option<Arc<Container>>,
+}
 
 /// One object of an accepted baseline, without a copy of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Sealed {
-    pub(crate) objects: Arc<[SealedObject]>,
+    pub(crate) lot: Arc<Lot>,
     pub(crate) at: u32,
 }
 
 impl Sealed {
     /// The very same seal of the very same baseline.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.objects, &other.objects) && self.at == other.at
+        Arc::ptr_eq(&self.lot.objects, &other.lot.objects) && self.at == other.at
     }
 }
 
@@ -33,7 +42,7 @@ impl std::ops::Deref for Sealed {
     type Target = SealedObject;
 
     fn deref(&self) -> &SealedObject {
-        &self.objects[self.at as usize]
+        &self.lot.objects[self.at as usize]
     }
 }
 
@@ -68,82 +77,248 @@ pub(crate) enum Standing {
     Retired,
 }
 
-/// One sealed object.
+/// What content was found at the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Unknown,
+    /// As sealed: nothing is to be remembered.
+    AsSealed,
+    /// Another, or one that the seal does not tell: it is kept apart.
+    Apart,
+}
+
+/// One sealed object. There may be a hundred thousand: what only few of them need is kept [`Apart`].
 #[derive(Debug)]
 pub(crate) struct Unit {
     pub(crate) object: Sealed,
-    pub(crate) source: Arc<Source>,
-    /// The container whose file it is.
-    pub(crate) container: Option<Arc<Container>>,
-    /// The seal of the revision before, and until when it counts.
-    pub(crate) before: Option<(Sealed, Instant)>,
-    pub(crate) standing: Standing,
     /// The last look.
     pub(crate) seen: Option<Seen>,
-    /// Digest over all content at the last look: tells a change from a repetition.
-    pub(crate) content: Option<Digest>,
-    /// All that was found at the last look, where the next one needs it (rotated objects, volumes).
-    pub(crate) found: Option<Box<Found>>,
-    /// Members of a volume at the last look.
-    pub(crate) members: HashMap<Box<[u8]>, Seen>,
-    /// The unit's own slot.
-    pub(crate) slot: Option<Slot>,
-    /// The inode that slot is on.
-    pub(crate) watched: Option<InodeKey>,
-    /// What observations know it by.
-    pub(crate) known_as: Option<InodeKey>,
-    /// Its places in the layers of an overlay.
-    pub(crate) made_of: Option<MadeOf>,
+    /// The inode its slot is on; its device stands beside it.
+    watched: Option<NonZeroU64>,
+    watched_dev: u32,
+    slot: Option<NonZeroU32>,
+    verified: Option<NonZeroI64>,
+    apart: Option<Box<Apart>>,
+    pub(crate) standing: Standing,
+    content: Content,
     /// Inodes were put under watch since it was last asked who had them open for writing.
     pub(crate) fresh: bool,
-    /// Who had it mapped writable at the last look, as acts that explain what changes without one.
-    pub(crate) mapped: Vec<Act>,
-    /// Slots inside it: of a volume's members, of names that do not belong into a directory.
-    pub(crate) inner: HashMap<InodeKey, Slot>,
-    pub(crate) acts: Acts,
     /// A look is under way.
     pub(crate) running: bool,
     /// Looks in a row that found something no act explains.
     pub(crate) waited: u8,
     /// It must be looked at again, whatever the acts (a loss, a new seal).
     pub(crate) dirty: bool,
-    pub(crate) verified: Option<Time>,
-    /// How often it had been opened for reading when it was last found intact.
-    pub(crate) reads: Option<u64>,
+    /// Who opens it for reading has been counted since it was last found intact.
+    pub(crate) reads_counted: bool,
+}
+
+const _: () = assert!(size_of::<Unit>() <= 88, "what the judge keeps of every object");
+
+/// What is out of the ordinary of a unit.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    /// The seal of the revision before, and until when it counts.
+    pub(crate) before: Option<(Sealed, Instant)>,
+    /// Digest over all content at the last look: tells a change from a repetition.
+    content: Option<Digest>,
+    /// All that was found at the last look, where the next one needs it (rotated objects, volumes).
+    pub(crate) found: Option<Box<Found>>,
+    /// Members of a volume at the last look.
+    pub(crate) members: BTreeMap<Box<[u8]>, Seen>,
+    /// What observations know it by, if not by the inode that is watched.
+    known_as: Option<InodeKey>,
+    /// Its places in the layers of an overlay.
+    pub(crate) made_of: Option<MadeOf>,
+    /// Who had it mapped writable at the last look, as acts that explain what changes without one.
+    pub(crate) mapped: Vec<Act>,
+    /// Slots inside it: of a volume's members, of names that do not belong into a directory.
+    pub(crate) inner: BTreeMap<InodeKey, Slot>,
+    pub(crate) acts: Acts,
     /// Why it could not be verified, as last reported.
     pub(crate) unreadable: Option<String>,
     /// Why it could not be watched, as last reported.
     pub(crate) unwatched: Option<String>,
 }
 
-impl Unit {
-    pub(crate) fn new(object: Sealed, source: Arc<Source>) -> Self {
+/// Of most units.
+static NOTHING: Apart = Apart::nothing();
+
+impl Apart {
+    const fn nothing() -> Self {
         Self {
-            object,
-            source,
-            container: None,
             before: None,
-            standing: Standing::Unverified,
-            seen: None,
             content: None,
             found: None,
-            members: HashMap::new(),
-            slot: None,
-            watched: None,
+            members: BTreeMap::new(),
             known_as: None,
             made_of: None,
-            fresh: false,
             mapped: Vec::new(),
-            inner: HashMap::new(),
-            acts: Acts::default(),
-            running: false,
-            waited: 0,
-            dirty: true,
-            verified: None,
-            reads: None,
+            inner: BTreeMap::new(),
+            acts: Acts::none(),
             unreadable: None,
             unwatched: None,
         }
+    }
+
+    fn is_nothing(&self) -> bool {
+        let Self {
+            before,
+            content,
+            found,
+            members,
+            known_as,
+            made_of,
+            mapped,
+            inner,
+            acts,
+            unreadable,
+            unwatched,
+        } = self;
+        before.is_none()
+            && content.is_none()
+            && found.is_none()
+            && members.is_empty()
+            && known_as.is_none()
+            && made_of.is_none()
+            && mapped.is_empty()
+            && inner.is_empty()
+            && acts.is_empty()
+            && unreadable.is_none()
+            && unwatched.is_none()
+    }
+}
+
+impl Unit {
+    pub(crate) const fn new(object: Sealed) -> Self {
+        Self {
+            object,
+            seen: None,
+            watched: None,
+            watched_dev: 0,
+            slot: None,
+            verified: None,
+            apart: None,
+            standing: Standing::Unverified,
+            content: Content::Unknown,
+            fresh: false,
+            running: false,
+            waited: 0,
+            dirty: true,
+            reads_counted: false,
+        }
+    }
+
+    /// The baseline it is sealed by.
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        &self.object.lot.source
+    }
+
+    /// The container whose file it is.
+    pub(crate) fn container(&self) -> Option<&Container> {
+        self.object.lot.container.as_deref()
+    }
+
+    /// What is out of the ordinary.
+    pub(crate) fn apart(&self) -> &Apart {
+        self.apart.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn apart_mut(&mut self) -> &mut Apart {
+        self.apart.get_or_insert_with(|| Box::new(Apart::nothing()))
+    }
+
+    /// Nothing is out of the ordinary any more, if so.
+    pub(crate) fn tidy(&mut self) {
+        self.apart.take_if(|apart| apart.is_nothing());
+    }
+
+    /// The acts that wait to be judged, of which there are none from now on.
+    pub(crate) fn take_acts(&mut self) -> Acts {
+        self.apart.as_mut().map(|apart| std::mem::take(&mut apart.acts)).unwrap_or_default()
+    }
+
+    /// The slots inside it, of which there are none from now on.
+    pub(crate) fn take_inner(&mut self) -> BTreeMap<InodeKey, Slot> {
+        self.apart.as_mut().map(|apart| std::mem::take(&mut apart.inner)).unwrap_or_default()
+    }
+
+    /// It is sealed anew.
+    pub(crate) fn seal(&mut self, object: Sealed) {
+        let content = self.content();
+        self.object = object;
+        self.found_content(content);
+    }
+
+    /// Digest over all content at the last look.
+    pub(crate) fn content(&self) -> Option<Digest> {
+        match self.content {
+            Content::Unknown => None,
+            Content::AsSealed => sealed_digest(&self.object.seal),
+            Content::Apart => self.apart().content,
+        }
+    }
+
+    /// That content was found.
+    pub(crate) fn found_content(&mut self, digest: Option<Digest>) {
+        let apart = digest.filter(|_| digest != sealed_digest(&self.object.seal));
+        self.content = match (digest, apart) {
+            (None, _) => Content::Unknown,
+            (Some(_), None) => Content::AsSealed,
+            (Some(_), Some(_)) => Content::Apart,
+        };
+        if apart.is_some() || self.apart.is_some() {
+            self.apart_mut().content = apart;
+        }
+    }
+
+    /// A look found other content than the last one.
+    pub(crate) fn is_other(&self, found: Option<Digest>) -> bool {
+        self.content().is_some_and(|known| Some(known) != found)
+    }
+
+    /// Its own slot.
+    pub(crate) fn slot(&self) -> Option<Slot> {
+        self.slot.map(|slot| Slot(slot.get()))
+    }
+
+    pub(crate) const fn set_slot(&mut self, slot: Slot) {
+        self.slot = NonZeroU32::new(slot.0);
+    }
+
+    /// The inode that its slot is on.
+    pub(crate) fn watched(&self) -> Option<InodeKey> {
+        self.watched.map(|ino| InodeKey { dev: self.watched_dev, ino: ino.get() })
+    }
+
+    /// Its slot is on that inode, which observations know by another number on some file systems.
+    pub(crate) fn set_watched(&mut self, inode: InodeKey, known_as: InodeKey) {
+        (self.watched, self.watched_dev) = (NonZeroU64::new(inode.ino), inode.dev);
+        let other = (known_as != inode).then_some(known_as);
+        if other.is_some() || self.apart.is_some() {
+            self.apart_mut().known_as = other;
+        }
+    }
+
+    /// Its slot is on no inode that could be relied on.
+    pub(crate) const fn untagged(&mut self) {
+        self.watched = None;
+    }
+
+    /// What observations know it by.
+    pub(crate) fn known_as(&self) -> Option<InodeKey> {
+        self.apart().known_as.or_else(|| self.watched())
+    }
+
+    /// When it was last looked at.
+    pub(crate) fn verified(&self) -> Option<Time> {
+        self.verified.map(|time| Time(time.get()))
+    }
+
+    /// It has been looked at just now.
+    pub(crate) fn verified_now(&mut self) {
+        self.verified = NonZeroI64::new(Time::now().0);
     }
 
     /// The object of a record.
@@ -152,14 +327,18 @@ impl Unit {
             id: self.object.id.to_string(),
             path: self.object.path.clone(),
             class: self.object.class,
-            baseline: Some(self.source.name.clone()),
-            revision: Some(self.source.revision),
+            baseline: Some(self.source().name.clone()),
+            revision: Some(self.source().revision),
         }
     }
 
     /// Something inside it that is, or should not be, an object of its own.
     pub(crate) fn inner_ref(&self, path: HostPath) -> ObjectRef {
-        ObjectRef { id: SealedObject::id_of(&self.source.name, &path).to_string(), path, ..self.object_ref() }
+        ObjectRef {
+            id: SealedObject::id_of(&self.source().name, &path).to_string(),
+            path,
+            ..self.object_ref()
+        }
     }
 
     /// Names in it are its own.
@@ -169,76 +348,5 @@ impl Unit {
 
     pub(crate) fn is_volume(&self) -> bool {
         matches!(self.object.seal, Seal::Volume { .. })
-    }
-}
-
-/// All units, by index and by path.
-#[derive(Debug, Default)]
-pub(crate) struct Units {
-    /// By index, which is never given out again: what is said of one that is gone concerns nobody. Nothing is left of it: pods come
-    /// and go for as long as the agent runs.
-    list: BTreeMap<Ix, Box<Unit>>,
-    next: Ix,
-    by_path: HashMap<HostPath, Ix>,
-    pub(super) backings: Backings,
-}
-
-impl Units {
-    pub(crate) fn get(&self, ix: Ix) -> Option<&Unit> {
-        self.list.get(&ix).map(|unit| &**unit)
-    }
-
-    pub(crate) fn get_mut(&mut self, ix: Ix) -> Option<&mut Unit> {
-        self.list.get_mut(&ix).map(|unit| &mut **unit)
-    }
-
-    pub(crate) fn find(&self, path: &HostPath) -> Option<Ix> {
-        self.by_path.get(path).copied()
-    }
-
-    pub(crate) fn insert(&mut self, unit: Unit) -> Ix {
-        let ix = self.next;
-        // At a hundred pods a second it takes months until they are used up.
-        self.next = self.next.wrapping_add(1);
-        self.by_path.insert(unit.object.path.clone(), ix);
-        self.list.insert(ix, Box::new(unit));
-        ix
-    }
-
-    pub(crate) fn remove(&mut self, ix: Ix) -> Option<Unit> {
-        let unit = self.list.remove(&ix)?;
-        self.by_path.remove(&unit.object.path);
-        Some(*unit)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Ix, &Unit)> {
-        self.list.iter().map(|(ix, unit)| (*ix, &**unit))
-    }
-
-    pub(crate) fn indices(&self) -> Vec<Ix> {
-        self.iter().map(|(ix, _)| ix).collect()
-    }
-}
-
-impl Places for Units {
-    fn path(&self, ix: Ix) -> &HostPath {
-        static NOWHERE: std::sync::LazyLock<HostPath> = std::sync::LazyLock::new(|| HostPath::from("/"));
-        self.get(ix).map_or(&NOWHERE, |unit| &unit.object.path)
-    }
-
-    fn inode(&self, ix: Ix) -> Option<InodeKey> {
-        self.get(ix).and_then(|unit| unit.known_as)
-    }
-
-    fn is_directory(&self, ix: Ix) -> bool {
-        self.get(ix).is_some_and(Unit::is_directory)
-    }
-
-    fn at(&self, path: &HostPath) -> Option<Ix> {
-        self.find(path)
-    }
-
-    fn made_of(&self, path: &HostPath) -> &[Ix] {
-        self.backings.get(path).map_or(&[], |backing| backing.units.as_slice())
     }
 }

@@ -3,6 +3,8 @@
 //! Hooks fire before the act, so an observation alone proves nothing: what counts is whether ctime, inode, links or
 //! bytes moved. Unmoved is an attempt; moved and as sealed again is `reverted`, which is still a violation.
 
+use std::num::NonZeroU32;
+
 use crate::baseline::{Aspect, Difference, Found};
 use crate::model::{InodeKey, ObjectRef, Operation, State, Time, ViolationKind};
 
@@ -15,17 +17,42 @@ const TICK: i64 = 10_000_000;
 /// What is remembered of the last look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
-    pub(crate) inode: InodeKey,
+    ino: u64,
+    dev: u32,
+    pub(crate) links: Links,
     /// Nanoseconds since the epoch.
     pub(crate) ctime: i64,
     /// Nanoseconds since the epoch.
     pub(crate) mtime: i64,
-    pub(crate) nlink: u64,
+}
+
+const _: () = assert!(size_of::<Option<Seen>>() == 32, "the judge keeps one of every object");
+
+impl Seen {
+    pub(crate) const fn inode(&self) -> InodeKey {
+        InodeKey { dev: self.dev, ino: self.ino }
+    }
+}
+
+/// How many names an inode has. What was found by a name has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Links(NonZeroU32);
+
+impl Links {
+    fn of(nlink: u64) -> Self {
+        let links = u32::try_from(nlink).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(links).unwrap_or(NonZeroU32::MIN))
+    }
+
+    pub(crate) const fn count(self) -> u64 {
+        self.0.get() as u64
+    }
 }
 
 impl From<&Found> for Seen {
     fn from(found: &Found) -> Self {
-        Self { inode: found.inode, ctime: found.ctime, mtime: found.mtime, nlink: found.nlink }
+        let InodeKey { dev, ino } = found.inode;
+        Self { ino, dev, links: Links::of(found.nlink), ctime: found.ctime, mtime: found.mtime }
     }
 }
 
@@ -71,7 +98,7 @@ pub(crate) fn file(
         }
         return verdict;
     };
-    if last.inode != found.inode {
+    if last.inode() != found.inode {
         verdict.findings.push(round.replaced(last, found, differences));
         return verdict;
     }
@@ -155,7 +182,7 @@ impl Round<'_> {
     /// Another inode stands at the path.
     fn replaced(&self, last: &Seen, found: &Found, differences: &[Difference]) -> Finding {
         let (mut expected, mut actual) = merged(differences);
-        expected.insert("inode".into(), last.inode.ino.to_string());
+        expected.insert("inode".into(), last.inode().ino.to_string());
         actual.insert("inode".into(), found.inode.ino.to_string());
         let onto =
             |act: &Act| act.operation == Operation::Rename && act.to.as_ref() == Some(&self.object.path);
@@ -201,14 +228,15 @@ impl Round<'_> {
     /// A new hard link.
     fn linked(&self, last: &Seen, found: &Found) -> Option<Finding> {
         let act = self.pick(|act| act.operation == Operation::Link);
-        if act.is_none() && found.nlink <= last.nlink {
+        if act.is_none() && found.nlink <= last.links.count() {
             return None;
         }
         let state = |nlink: u64| State::from([("nlink".to_owned(), nlink.to_string())]);
         let alias = act.as_ref().and_then(|act| act.to.clone().or_else(|| act.path_in_fs.clone()));
-        let mut finding = self.finding(ViolationKind::Linked, act, state(last.nlink), state(found.nlink));
+        let mut finding =
+            self.finding(ViolationKind::Linked, act, state(last.links.count()), state(found.nlink));
         finding.detail = alias.map(|alias| format!("also reachable as {alias}"));
-        finding.standing = found.nlink > last.nlink;
+        finding.standing = found.nlink > last.links.count();
         Some(finding)
     }
 

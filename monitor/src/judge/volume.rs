@@ -3,7 +3,7 @@
 //! A publish is judged, not excluded: lawful writer AND lawful shape AND content as sealed. What the kubelet itself
 //! publishes with other bytes is `content`; what anyone else does, even with the right bytes, is a violation.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::baseline::{Aspect, Difference, Found, FoundKind, Publish};
 use crate::model::{HostPath, ObjectRef, Operation, State, ViolationKind};
@@ -17,7 +17,7 @@ pub(crate) struct Volume<'a, F: Fn(&HostPath) -> ObjectRef> {
     pub(crate) object: &'a ObjectRef,
     pub(crate) publish: Publish,
     /// Members at the last look.
-    pub(crate) members: &'a HashMap<Box<[u8]>, Seen>,
+    pub(crate) members: &'a BTreeMap<Box<[u8]>, Seen>,
     /// The first look: nothing is known of before.
     pub(crate) first: bool,
     /// Content is other than at the last look.

@@ -1,6 +1,6 @@
 //! Which inodes are watched for a unit, brought up to date before each look.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -11,6 +11,7 @@ use crate::sensor::Stands;
 
 use super::Judge;
 use super::slots::{Ix, Use};
+use super::unit::Unit;
 
 /// Inodes watched inside one volume; a ConfigMap or Secret holds 1 MiB.
 const MAX_INNER: usize = 4096;
@@ -24,7 +25,7 @@ impl Judge {
     /// make posture uncertain; the look goes on.
     pub(crate) fn watch(&mut self, ix: Ix) {
         let Some(unit) = self.units.get(ix) else { return };
-        let (path, slot) = (unit.object.path.clone(), unit.slot);
+        let (path, slot) = (unit.object.path.clone(), unit.slot());
         let kind = match &unit.object.seal {
             Seal::File { .. } | Seal::Symlink { .. } | Seal::Directory { names: None } => WatchKind::Object,
             Seal::Directory { names: Some(_) } => WatchKind::ClosedDir,
@@ -35,12 +36,12 @@ impl Judge {
             return;
         };
         if let Some(unit) = self.units.get_mut(ix) {
-            unit.slot = Some(slot);
+            unit.set_slot(slot);
         }
         // Nothing there is the look's to tell.
         let Ok(fd) = self.options.root.locate(&path) else { return };
         let Some(inode) = inode_of(&fd) else { return };
-        let known = self.units.get(ix).is_some_and(|unit| unit.watched == Some(inode));
+        let known = self.units.get(ix).is_some_and(|unit| unit.watched() == Some(inode));
         let stands = if known { self.sensor.stands(fd.as_fd(), slot) } else { Stands::Outdated };
         if stands == Stands::Taken {
             self.watch_was_taken(slot);
@@ -51,10 +52,11 @@ impl Judge {
                     self.sensor.count_reads(slot, true);
                     let known_as = self.sensor.knows_as(fd.as_fd(), inode);
                     if let Some(unit) = self.units.get_mut(ix) {
-                        unit.watched = Some(inode);
-                        unit.known_as = Some(known_as);
+                        unit.set_watched(inode, known_as);
                         unit.fresh = true;
-                        unit.unwatched = None;
+                        if unit.apart().unwatched.is_some() {
+                            unit.apart_mut().unwatched = None;
+                        }
                     }
                 }
                 Err(e) => {
@@ -73,9 +75,8 @@ impl Judge {
 
     /// Every inode of a volume has a slot of its own, so that an act on it is told apart from acts on what is new.
     fn watch_inside(&mut self, ix: Ix, dir: &OwnedFd, path: &HostPath) {
-        let mut known =
-            self.units.get_mut(ix).map(|unit| std::mem::take(&mut unit.inner)).unwrap_or_default();
-        let mut now: HashMap<InodeKey, Slot> = HashMap::new();
+        let mut known = self.units.get_mut(ix).map(Unit::take_inner).unwrap_or_default();
+        let mut now: BTreeMap<InodeKey, Slot> = BTreeMap::new();
         let (mut failed, mut fresh, mut taken) = (None, false, None);
         let mut queue = vec![(open_below(dir.as_fd(), b"."), path.clone(), 0)];
         while let Some((dir, at, depth)) = queue.pop() {
@@ -117,7 +118,7 @@ impl Judge {
             self.slots.release(slot);
         }
         if let Some(unit) = self.units.get_mut(ix) {
-            unit.inner = now;
+            unit.apart_mut().inner = now;
             unit.fresh |= fresh;
         }
         if let Some(slot) = taken {
@@ -157,7 +158,8 @@ impl Judge {
         if self
             .units
             .get(ix)
-            .is_none_or(|unit| unit.inner.contains_key(&inode) || unit.inner.len() >= MAX_INNER)
+            .map(|unit| &unit.apart().inner)
+            .is_none_or(|inner| inner.contains_key(&inode) || inner.len() >= MAX_INNER)
         {
             return;
         }
@@ -167,7 +169,7 @@ impl Judge {
             Ok(()) => {
                 self.sensor.count_reads(slot, true);
                 if let Some(unit) = self.units.get_mut(ix) {
-                    unit.inner.insert(inode, slot);
+                    unit.apart_mut().inner.insert(inode, slot);
                 }
             }
             Err(_) => self.slots.release(slot),
@@ -178,8 +180,8 @@ impl Judge {
     pub(crate) fn tag_anew(&mut self) {
         for ix in self.units.indices() {
             let Some(unit) = self.units.get_mut(ix) else { continue };
-            unit.watched = None;
-            for slot in std::mem::take(&mut unit.inner).into_values() {
+            unit.untagged();
+            for slot in unit.take_inner().into_values() {
                 self.sensor.unwatch(slot);
                 self.slots.release(slot);
             }
@@ -192,11 +194,11 @@ impl Judge {
     /// The object is sealed no longer.
     pub(crate) fn forget(&mut self, ix: Ix) {
         self.schedule.cancel(ix);
-        let Some(unit) = self.units.remove(ix) else { return };
-        if let Some(made_of) = &unit.made_of {
+        let Some(mut unit) = self.units.remove(ix) else { return };
+        if let Some(made_of) = &unit.apart().made_of {
             self.release_layers(ix, made_of);
         }
-        for slot in unit.slot.into_iter().chain(unit.inner.into_values()) {
+        for slot in unit.slot().into_iter().chain(unit.take_inner().into_values()) {
             self.sensor.unwatch(slot);
             self.slots.release(slot);
         }
@@ -220,9 +222,9 @@ impl Judge {
 
     pub(super) fn unwatched(&mut self, ix: Ix, why: &str) {
         let Some(unit) = self.units.get_mut(ix) else { return };
-        if unit.unwatched.as_deref() != Some(why) {
+        if unit.apart().unwatched.as_deref() != Some(why) {
             let path = unit.object.path.clone();
-            unit.unwatched = Some(why.to_owned());
+            unit.apart_mut().unwatched = Some(why.to_owned());
             self.report_unwatched(&path, why);
         }
     }

@@ -157,8 +157,8 @@ pub trait Sensor: Send + std::fmt::Debug {
     fn watched(&self) -> u64;
 
     /// Asks that opening this slot's inodes for reading be counted from now on (a violated object: a heal must not
-    /// hide that a proxy read it), or no longer. Returns how often that happened since, or `None` where this rung
-    /// cannot tell.
+    /// hide that a proxy read it), or no longer. Returns how often that happened since this was last asked, or `None`
+    /// where this rung cannot tell.
     fn count_reads(&mut self, slot: Slot, on: bool) -> Option<u64>;
 
     /// Everything is watched: what an agent before this one left running may go.

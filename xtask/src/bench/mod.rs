@@ -7,6 +7,7 @@
 mod baseline;
 mod kernel;
 mod measure;
+mod memory;
 mod verify;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ const ALL: &[Bench] = &[
         about: "100,000 objects: read, checked, and kept in memory",
         run: baseline::run,
     },
+    Bench { name: "memory", about: "what an object costs a running agent", run: memory::run },
     Bench {
         name: "kernel",
         about: "files that nobody watches, with and without the programs, in guests that count instructions",

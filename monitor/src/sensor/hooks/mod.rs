@@ -570,7 +570,7 @@ impl Sensor for HookSensor {
             let _ = self.counting_reads.remove(&slot);
             let _ = view.flags.fetch_and(!SLOT_COUNT_READS, Ordering::AcqRel);
         }
-        let count = if on { view.reads.load(Ordering::Acquire) } else { before };
+        let count = if on { view.reads.swap(0, Ordering::AcqRel) } else { before };
         self.shared.set_count_reads(u32::try_from(self.counting_reads.len()).unwrap_or(u32::MAX));
         Some(count)
     }
