@@ -2,6 +2,7 @@
 //!
 //! What a verb downloads or builds for itself lives in the cache ([`cache`]), outside the checkout.
 
+mod apt;
 mod bench;
 mod build;
 mod cache;

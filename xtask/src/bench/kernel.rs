@@ -40,8 +40,7 @@ pub(super) fn run() -> Result<Vec<Figure>> {
         spec.memory_mib = 2048;
         spec.output = Output::Capture;
         spec.timeout = Some(Duration::from_secs(1800));
-        // One nanosecond of guest time is one instruction.
-        spec.qemu_args = ["-icount", "shift=0,sleep=off"].map(Into::into).to_vec();
+        spec.counts_instructions = true;
         let outcome = vm::run(&spec)?;
         let said = String::from_utf8_lossy(&outcome.stdout);
         if !matches!(outcome.end, End::Exited(0)) {

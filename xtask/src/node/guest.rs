@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::{Options, Supplies, Work, key};
+use crate::apt;
 use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
@@ -168,7 +169,7 @@ fn debootstrap(dir: &Path) -> Result<()> {
             .arg(format!("--include={INCLUDE}"))
             .arg(SUITE)
             .arg(dir.join("root"))
-            .arg(kernel::machine_mirror()?),
+            .arg(apt::machine_mirror()?),
     )
     .map(drop)
 }

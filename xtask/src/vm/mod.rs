@@ -3,8 +3,8 @@
 //! The guest's own console is the first serial port. What the command says goes over virtio ports (one each for stdout, stderr and control),
 //! so that it arrives byte for byte; at a terminal the command gets a virtio console instead. [`run`] is what the other verbs call.
 
-mod accel;
 mod cpio;
+mod emulator;
 mod guest;
 pub(crate) mod kernel;
 mod modules;
@@ -77,7 +77,9 @@ pub(crate) struct VmSpec {
     pub(crate) timeout: Option<Duration>,
     pub(crate) command: Vec<OsString>,
     pub(crate) output: Output,
-    /// More words for the kernel's command line, and for QEMU (`-icount shift=0`, for example).
+    /// The guest's time counts instructions: what else the machine does changes nothing.
+    pub(crate) counts_instructions: bool,
+    /// More words for the kernel's command line, and for QEMU.
     pub(crate) kernel_args: Vec<String>,
     pub(crate) qemu_args: Vec<String>,
     /// Passes the guest's console on to stderr.
@@ -99,6 +101,7 @@ impl VmSpec {
             timeout: Some(Duration::from_secs(1800)),
             command,
             output: Output::Inherit,
+            counts_instructions: false,
             kernel_args: Vec::new(),
             qemu_args: Vec::new(),
             console: false,

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::stream::{self, Ended};
-use super::{End, Output, VmOutcome, VmSpec, accel, terminal};
+use super::{End, Output, VmOutcome, VmSpec, emulator, terminal};
 use crate::{cmd, interrupt};
 
 /// What the machine is made of.
@@ -163,17 +163,15 @@ fn wait(
 }
 
 fn command(spec: &VmSpec, files: &Files) -> Result<Command> {
-    let qemu = cmd::find("qemu-system-x86_64")
-        .context("QEMU is missing: the package qemu-system-x86 provides it")?;
-    let accel = accel::arguments(&qemu);
+    let qemu = emulator::emulator()?;
     // QEMU must not outlive this process, however it ends.
     let mut command = match cmd::find("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(qemu);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(&qemu.program);
             command
         }
-        None => Command::new(qemu),
+        None => Command::new(&qemu.program),
     };
     // no_timer_check: on a busy machine an emulated timer can be too late for the kernel's test of it, which then panics.
     let mut append =
@@ -183,7 +181,11 @@ fn command(spec: &VmSpec, files: &Files) -> Result<Command> {
         append.push_str(word);
     }
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
-    command.args(["-machine", "pc"]).args(accel);
+    command.args(["-machine", "pc"]).args(qemu.arguments(spec.counts_instructions));
+    if spec.counts_instructions {
+        // One nanosecond of guest time is one instruction.
+        command.args(["-icount", "shift=0,sleep=off"]);
+    }
     command.args([
         "-rtc",
         "base=utc",
