@@ -17,8 +17,17 @@ use crate::model::Time;
 use crate::sensor::hooks::Pinned;
 
 /// What an agent keeps in its state directory. All else is not ours to remove.
-const STATE: [&str; 6] =
-    ["journal", "baselines", "export", "kept.json", "kept.json.next", "kept-slots.jsonl"];
+const STATE: [&str; 9] = [
+    "journal",
+    "baselines",
+    "export",
+    "kept.json",
+    "kept.json.next",
+    "kept-slots.jsonl",
+    "cluster.json",
+    "first-use.json",
+    ".meshseal-sentinel",
+];
 /// What a killed agent leaves of its canaries.
 const CANARY: &[u8] = b".meshseal-canary-";
 /// Bytes of a statement in its envelope.

@@ -7,10 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 
 const MAP_DELETE_ELEM: i32 = 3;
 const MAP_GET_NEXT_KEY: i32 = 4;
+const PROG_GET_NEXT_ID: i32 = 11;
 const MAP_GET_NEXT_ID: i32 = 12;
 const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const LINK_GET_FD_BY_ID: i32 = 30;
+const LINK_GET_NEXT_ID: i32 = 31;
 const LINK_DETACH: i32 = 34;
 
 /// `BPF_MAP_TYPE_INODE_STORAGE`.
@@ -64,16 +66,29 @@ pub(super) struct Tags {
     info: MapInfo,
 }
 
-/// All maps of tags that there are.
-pub(super) fn tags() -> Result<Vec<Tags>> {
+/// The numbers of all that the kernel has of one kind.
+fn all(next: i32) -> Result<Vec<u32>> {
     let (mut found, mut id) = (Vec::new(), 0);
     loop {
         let mut attributes = [pair(id, 0), 0, 0, 0];
-        match bpf(MAP_GET_NEXT_ID, &mut attributes) {
+        match bpf(next, &mut attributes) {
             Ok(_) => id = u32::try_from(attributes[0] >> 32)?,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
-            Err(error) => return Err(error).context("BPF_MAP_GET_NEXT_ID"),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found),
+            Err(error) => return Err(error).context("asking for the next number"),
         }
+        found.push(id);
+    }
+}
+
+/// All programs, maps and links that the kernel has.
+pub(super) fn everything() -> Result<[Vec<u32>; 3]> {
+    Ok([all(PROG_GET_NEXT_ID)?, all(MAP_GET_NEXT_ID)?, all(LINK_GET_NEXT_ID)?])
+}
+
+/// All maps of tags that there are.
+pub(super) fn tags() -> Result<Vec<Tags>> {
+    let mut found = Vec::new();
+    for id in all(MAP_GET_NEXT_ID)? {
         // It may have gone since.
         let Ok(fd) = by_id(MAP_GET_FD_BY_ID, id) else { continue };
         let mut info = MapInfo::default();

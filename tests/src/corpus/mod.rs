@@ -20,6 +20,7 @@ mod raw;
 mod restart;
 pub(crate) mod rung;
 mod topology;
+mod uninstalled;
 mod volume;
 mod ways;
 mod world;
@@ -48,6 +49,7 @@ use self::topology::{
     a_directory_above_is_moved_and_comes_back, a_mount_over_a_directory_above_is_seen_and_its_end_too,
     a_mount_that_carries_the_object_is_moved_and_taken_away,
 };
+use self::uninstalled::uninstalled_it_leaves_nothing_in_the_kernel;
 use self::volume::volumes_are_published_by_their_writer_alone;
 use crate::Case;
 
@@ -69,8 +71,11 @@ const OTHERS: &[Case] = crate::cases![
 ];
 
 /// A sensor on hooks that fails, or is overrun.
-const FAULTS: &[Case] =
-    crate::cases![what_is_taken_from_the_sensor_is_missed, what_is_too_much_for_the_sensor_is_named];
+const FAULTS: &[Case] = crate::cases![
+    what_is_taken_from_the_sensor_is_missed,
+    what_is_too_much_for_the_sensor_is_named,
+    uninstalled_it_leaves_nothing_in_the_kernel,
+];
 /// What takes long.
 const STORMS: &[Case] = crate::cases![a_hundred_thousand_writes_are_counted];
 
