@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::code_hash::CodeHashes;
 use super::layers::Layers;
 use super::mounts::Mounts;
 use super::procs::{Proc, kernel_dev, read};
@@ -47,6 +48,8 @@ pub struct Foreign {
     pub path: HostPath,
     /// Why it is foreign, to stand behind "it".
     pub why: &'static str,
+    /// What it holds, if it could still be read.
+    pub sha256: Option<String>,
 }
 
 /// Judges files, with the mount table of the node kept for a moment: a shell that is sealed may start much.
@@ -55,6 +58,7 @@ pub struct Code {
     host_root: PathBuf,
     proc: Proc,
     table: Mutex<Option<(Instant, Arc<Table>)>>,
+    hashes: CodeHashes,
 }
 
 #[derive(Debug)]
@@ -73,8 +77,8 @@ impl Table {
 impl Code {
     /// For the node whose root is there.
     #[must_use]
-    pub const fn new(host_root: PathBuf, proc: Proc) -> Self {
-        Self { host_root, proc, table: Mutex::new(None) }
+    pub fn new(host_root: PathBuf, proc: Proc) -> Self {
+        Self { host_root, proc, table: Mutex::new(None), hashes: CodeHashes::new() }
     }
 
     /// The node's mount table; read anew if the one that is kept does not have the file system, or has been kept too long.
@@ -92,13 +96,23 @@ impl Code {
     }
 
     /// Judges the file that `observation` tells of. `None` if it came with the program that the actor runs. Reads /proc, and
-    /// looks at the file.
+    /// looks at the file; one that is foreign is hashed.
     #[must_use]
     pub fn foreign(&self, observation: &Observation) -> Option<Foreign> {
+        let (path, why) = self.judged(observation)?;
+        let mut places = vec![below(&self.host_root, &path)];
+        if let (Ok(actor), Some(in_fs)) = (&observation.actor, &observation.path_in_fs) {
+            places.push(below(&self.proc.path(actor.tgid, "root"), in_fs));
+        }
+        let sha256 = self.hashes.of(&self.proc, observation, &places);
+        Some(Foreign { path, why, sha256 })
+    }
+
+    fn judged(&self, observation: &Observation) -> Option<(HostPath, &'static str)> {
         let name = observation.name.clone().unwrap_or_default();
         let known =
             observation.path_in_fs.clone().unwrap_or_else(|| HostPath::new(b"/".to_vec()).join(&name));
-        let told = |path: HostPath, why| Some(Foreign { path, why });
+        let told = |path: HostPath, why| Some((path, why));
         let actor = observation.actor.as_ref().ok();
         let (Some(inode), Some(in_fs)) = (observation.inode, observation.path_in_fs.as_ref()) else {
             return told(known, "could not be placed");
@@ -184,7 +198,7 @@ fn below(root: &Path, path: &HostPath) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
 
@@ -234,11 +248,11 @@ mod tests {
         fn judge(&self, observation: &Observation) -> Option<(String, &'static str)> {
             let proc = Proc::new(self.path("proc"));
             let code = Code::new(self.path("root"), proc);
-            code.foreign(observation).map(|Foreign { path, why }| (path.to_string(), why))
+            code.foreign(observation).map(|Foreign { path, why, .. }| (path.to_string(), why))
         }
     }
 
-    fn loaded(inode: InodeKey, path: &str, exe_dev: u32) -> Observation {
+    pub(in crate::inventory) fn loaded(inode: InodeKey, path: &str, exe_dev: u32) -> Observation {
         let actor = Actor {
             tgid: PROXY,
             exe_inode: Some(InodeKey { dev: exe_dev, ino: 1 }),

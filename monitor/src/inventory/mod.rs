@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod code;
+mod code_hash;
 pub mod containers;
 pub mod handles;
 pub mod in_pod;

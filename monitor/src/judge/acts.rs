@@ -33,6 +33,8 @@ pub(crate) struct Act {
     pub(crate) in_layer: bool,
     /// What is known of the thing acted upon, beside its path.
     pub(crate) note: Option<&'static str>,
+    /// Of what became code: what it held, if that could still be read.
+    pub(crate) sha256: Option<String>,
 }
 
 impl Act {
@@ -53,6 +55,7 @@ impl Act {
             failed: observation.failed,
             in_layer: false,
             note: None,
+            sha256: None,
         }
     }
 
@@ -60,6 +63,7 @@ impl Act {
     pub(crate) fn of_code(&mut self, code: &Foreign) {
         self.path = code.path.clone();
         self.note = Some(code.why);
+        self.sha256.clone_from(&code.sha256);
     }
 
     /// One process did both.
@@ -164,6 +168,7 @@ impl Acts {
             same.count = same.count.saturating_add(act.count);
             same.last = same.last.max(act.last);
             same.first = same.first.min(act.first);
+            same.sha256 = act.sha256.or(same.sha256.take());
         } else if self.acts.len() < MAX_ACTS {
             self.acts.push(act);
         } else {

@@ -108,7 +108,10 @@ pub(super) fn executed(
         let round = Round { object: &as_inner(path), acts: &acts };
         let act = decisive(acts.iter().copied()).cloned();
         let why = act.as_ref().and_then(|act| act.note).unwrap_or("is not sealed");
-        let mut finding = round.finding(ViolationKind::Executed, act, State::new(), State::new());
+        // The latest that is known: it may have been written to between two acts, and gone before the last.
+        let hash = acts.iter().rev().find_map(|act| act.sha256.clone());
+        let actual = hash.map(|hash| ("sha256".to_owned(), hash)).into_iter().collect();
+        let mut finding = round.finding(ViolationKind::Executed, act, State::new(), actual);
         finding.standing = false;
         finding.detail = Some(format!("by a process that runs {}; it {why}", object.path));
         finding.of = Some(object.path.clone());

@@ -119,6 +119,7 @@ impl Held {
             failed: false,
             in_layer: false,
             note: None,
+            sha256: None,
         }
     }
 

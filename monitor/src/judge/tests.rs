@@ -87,7 +87,11 @@ impl World for FakeWorld {
     }
     fn foreign_code(&self, observation: &Observation) -> Option<Foreign> {
         let path = observation.path_in_fs.clone().unwrap();
-        (path.below(&HostPath::from("/lib")).is_none()).then_some(Foreign { path, why: "is a test" })
+        (path.below(&HostPath::from("/lib")).is_none()).then(|| Foreign {
+            sha256: (path.name() != b"tool").then(|| "5a".to_owned()),
+            path,
+            why: "is a test",
+        })
     }
     fn declare(&self, _: &[Writer]) {}
     fn kubelet_root(&self) -> HostPath {

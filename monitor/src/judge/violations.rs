@@ -322,9 +322,9 @@ fn goes_on(told: &ViolationBody, act: &Act) -> bool {
 /// Whether a violation of the journal was of a state that stands, rather than of something that happened and was over.
 fn stands(body: &ViolationBody) -> bool {
     let times_only = body.actual.keys().all(|key| matches!(key.as_str(), "mtime" | "ctime"));
-    // Who held it is not asked again.
-    let held = body.violation == ViolationKind::HeldHandle;
-    !times_only && !held && body.actual != body.expected
+    // Who held it is not asked again, and what was run was run.
+    let over = matches!(body.violation, ViolationKind::HeldHandle | ViolationKind::Executed);
+    !times_only && !over && body.actual != body.expected
 }
 
 fn body(finding: &Finding, attack: Vec<String>, target: Option<Target>) -> ViolationBody {
@@ -379,6 +379,10 @@ fn update(entry: &mut Entry, finding: &Finding) -> Option<Draft> {
         entry.now.actor_unknown_because = previous.actor_unknown_because;
         entry.now.operation = previous.operation;
         entry.now.sensor = previous.sensor;
+    }
+    if finding.kind == ViolationKind::Executed && entry.now.actual.is_empty() {
+        // What became code was read before, and is gone by now.
+        entry.now.actual = previous.actual;
     }
     entry.standing = finding.standing;
     entry.updates += 1;

@@ -169,6 +169,13 @@ pub(super) fn hashes(dir: &Path, objects: u64) -> Result<BTreeMap<String, String
     lines.lines().map(|line| parse(line).with_context(|| format!("sha256sum said {line}"))).collect()
 }
 
+/// What a file holds now, by another program than the agent.
+pub(super) fn hash_of(path: &Path) -> Result<String> {
+    let out = crate::agent::told(std::process::Command::new(sha256sum()?).arg(path))?;
+    let line = String::from_utf8(out)?;
+    Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
+
 /// The counts of all objects, and of what is said to be lost, are what was done.
 pub(super) fn adds_up(
     records: &[Value],

@@ -346,6 +346,11 @@ fn who(record: &Value, comm: &str, pid: Option<u32>, (act, site): (&Act, &Site),
     let exe = if record["violation"] == "executed" { site.program() } else { own };
     let exe = exe.display().to_string();
     ensure!(actor["exe"] == exe.as_str(), "exe {}, expected {exe}", actor["exe"]);
+    let code = PathBuf::from(record["object"]["path"].as_str().unwrap_or_default());
+    if record["violation"] == "executed" && code.exists() {
+        let (told, hash) = (&record["actual"]["sha256"], super::load::hash_of(&code)?);
+        ensure!(*told == hash.as_str(), "it is said to hold {told}, and holds {hash}");
+    }
     Ok(())
 }
 

@@ -39,6 +39,7 @@ async fn what_did_not_come_with_the_program_is_told_by_its_own_path_once() {
     assert_eq!((body.operation, body.operations, body.count), (Operation::Mmap, vec![Operation::Mmap], 1));
     assert_eq!(body.detail.unwrap(), "by a process that runs /x/lone; it is a test");
     assert_eq!(body.object.baseline.unwrap(), "test");
+    assert_eq!(body.actual.get("sha256").unwrap(), "5a");
     let (id, uid) = (body.object.id, body.fingerprint);
     bench.runs(Operation::MmapCode, "/tmp/evil.so").await;
     let (told, body) = bench.next_violation().await;
@@ -47,6 +48,7 @@ async fn what_did_not_come_with_the_program_is_told_by_its_own_path_once() {
     let (told, body) = bench.next_violation().await;
     assert_eq!((told, body.operation), ("opened", Operation::Execve));
     assert_eq!(body.object.path.to_string(), "/tmp/tool");
+    assert!(body.actual.is_empty(), "{:?}", body.actual);
     // The program itself is as sealed.
     assert_eq!(bench.verdicts().await, Vec::<String>::new());
 }
