@@ -14,6 +14,7 @@ use monitor_ebpf::limits;
 use monitor_ebpf::record::{EVENT_UNLINKED, HookId, Op, Program, TAG_INHERITED, TAG_OBJECT, Tag};
 
 use super::emit::{Act, emit};
+use super::processes::exe_of;
 use super::{AGENT, Context, number, pointer, tags};
 use crate::kernel::{Ptr, constant, field, layout, read, read_ptr};
 use crate::rung::hook;
@@ -65,18 +66,10 @@ unsafe fn note(inode: Ptr) {
 #[inline(always)]
 fn tag_of_running() -> Option<Tag> {
     if constant(&TYPED_CURRENT) != 0 {
-        // SAFETY: a typed pointer, and walked from there with a test for null at each step that may be null.
-        unsafe {
-            let mm: Ptr = field(bpf_get_current_task_btf() as Ptr, layout!(task_mm));
-            if mm.is_null() {
-                return None;
-            }
-            let exe: Ptr = field(mm, layout!(mm_exe_file));
-            if exe.is_null() {
-                return None;
-            }
-            return tags::tag_of(field(exe, layout!(file_f_inode)));
-        }
+        // SAFETY: a typed pointer, which is never null, and walked from there.
+        return unsafe {
+            tags::tag_of(field(exe_of(bpf_get_current_task_btf() as Ptr)?, layout!(file_f_inode)))
+        };
     }
     // SAFETY: no preconditions.
     let task = unsafe { bpf_get_current_task() } as Ptr;

@@ -21,19 +21,29 @@ fn ptrace_access_check(ctx: &Context) {
         if number(ctx, layout!(arg_ptrace_mode)) & PTRACE_MODE_ATTACH == 0 {
             return;
         }
-        let mm: Ptr = field(pointer(ctx, layout!(arg_ptrace_child)), layout!(task_mm));
-        if mm.is_null() {
-            return;
-        }
-        let exe: Ptr = field(mm, layout!(mm_exe_file));
-        if exe.is_null() {
-            return;
-        }
+        let Some(exe) = exe_of(pointer(ctx, layout!(arg_ptrace_child))) else { return };
         let inode: Ptr = field(exe, layout!(file_f_inode));
         let Some(tag) = tags::tag_of(inode) else { return };
         if tags::watches_content(tag) {
             let dentry = field(exe, layout!(file_dentry));
             emit(&Act::on_inode(HookId::PtraceAccessCheck, Op::Ptrace, tag.slot, inode, dentry));
         }
+    }
+}
+
+/// The open file of what a task runs; none for a thread of the kernel, and for a process that ends.
+///
+/// # Safety
+/// `task` is a typed pointer and not null.
+#[inline(always)]
+pub(super) unsafe fn exe_of(task: Ptr) -> Option<Ptr> {
+    // SAFETY: the caller's word, and walked from there with a test for null at each step that may be null.
+    unsafe {
+        let mm: Ptr = field(task, layout!(task_mm));
+        if mm.is_null() {
+            return None;
+        }
+        let exe: Ptr = field(mm, layout!(mm_exe_file));
+        if exe.is_null() { None } else { Some(exe) }
     }
 }
