@@ -90,6 +90,12 @@ fn render(report: &StatusReport, now: Time) -> String {
     for hook in report.sensor.hooks.iter().filter(|hook| !hook.live) {
         line(&mut out, "  dead", &hook.name);
     }
+    for (hook, lapse) in report.sensor.hooks.iter().filter_map(|hook| hook.lapse.map(|lapse| (hook, lapse))) {
+        let dead =
+            lapse.dead_since.map_or_else(String::new, |since| format!(", last seen before at {since}"));
+        let lives = lapse.live_since;
+        line(&mut out, "  was detached", &format!("{}: lives again since {lives}{dead}", hook.name));
+    }
     if report.baseline.is_empty() {
         line(&mut out, "baseline", "none accepted (see meshseal propose)");
     }

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::model::{Draft, Family, RecordBody, Severity, Time};
-use crate::sensor::{Health, Proven};
+use crate::sensor::{Health, Lapse, Proven};
 
 use super::Judge;
 
 /// How long the events of canaries may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon a hook that was attached anew is proven.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How often it is looked whether they came.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -59,26 +61,44 @@ impl Judge {
     }
 
     fn take_proof(&mut self, proven: Proven) {
-        if proven.tags_lost {
+        if proven.again {
+            self.proofs.next = self.proofs.next.min(Instant::now() + AGAIN);
+        }
+        if proven.tags_lost || !proven.revived.is_empty() {
             self.tag_anew();
+        }
+        if proven.tags_lost {
             let reason = "tags that were set are gone; all objects are tagged anew and verified";
             self.lost("tags", 0, reason, None, Time::now());
         }
-        self.health_changed(proven.health);
+        if proven.revived.is_empty() {
+            return self.health_changed(proven.health);
+        }
+        let revived: Vec<String> = proven.revived.iter().map(|(name, lapse)| told_of(name, lapse)).collect();
+        let revived = revived.join("; ");
+        let reason =
+            format!("detached, and attached anew: {revived}; all objects are tagged anew and verified");
+        self.lost("hooks", 0, &reason, None, Time::now());
+        self.health_is(proven.health, Some(&format!("attached anew: {revived}")));
     }
 
     /// Tells what the sensor sees now, if that is other than it was.
     pub(crate) fn health_changed(&mut self, health: Health) {
+        self.health_is(health, None);
+    }
+
+    /// As [`Self::health_changed`], for that reason.
+    fn health_is(&mut self, health: Health, reason: Option<&str>) {
         let sees = |health: &Health| -> (Vec<(String, Family, bool)>, Vec<String>) {
             let hook = |hook: &crate::sensor::Hook| (hook.name.clone(), hook.family, hook.live);
             (health.hooks.iter().map(hook).collect(), health.blind_to.clone())
         };
         let changed = sees(&health) != sees(&self.proofs.known);
-        let reason = match (health.dead(), self.proofs.known.dead()) {
+        let reason = reason.unwrap_or_else(|| match (health.dead(), self.proofs.known.dead()) {
             (now, before) if now > before => "canaries were not seen",
             (now, before) if now < before => "canaries are seen again",
             _ => "changed while running",
-        };
+        });
         let severity = if health.dead() > 0 { Severity::High } else { Severity::Info };
         self.world.coverage(&health);
         if changed {
@@ -87,4 +107,11 @@ impl Judge {
         }
         self.proofs.known = health;
     }
+}
+
+/// When a hook was dead.
+fn told_of(name: &str, lapse: &Lapse) -> String {
+    let dead =
+        lapse.dead_since.map(|since| format!("dead since {since} at the earliest, ")).unwrap_or_default();
+    format!("{name}: {dead}lives again since {}", lapse.live_since)
 }

@@ -122,6 +122,7 @@ impl Canary {
             family,
             live: alive && shown(at).is_none_or(|time| time.is_some()),
             last_canary: shown(at).flatten(),
+            lapse: None,
         };
         names.into_iter().zip(PROOFS).enumerate().map(hook).collect()
     }
@@ -180,5 +181,5 @@ pub(super) fn proven(sensor: &mut impl WithCanary, last: bool) -> Option<Proven>
     }
     canary.end();
     sensor.unwatch(SLOT);
-    Some(Proven { health: sensor.health(), tags_lost: false })
+    Some(Proven::of(sensor.health()))
 }

@@ -81,6 +81,29 @@ pub struct Proven {
     pub health: Health,
     /// A tag that was set when the sensor started is gone: others may be too.
     pub tags_lost: bool,
+    /// Hooks that somebody detached, which were attached anew and are seen to work.
+    pub revived: Vec<(String, Lapse)>,
+    /// Something was attached anew just now, and is to be proven soon.
+    pub again: bool,
+}
+
+impl Proven {
+    /// Only what is live.
+    #[must_use]
+    pub const fn of(health: Health) -> Self {
+        Self { health, tags_lost: false, revived: Vec::new(), again: false }
+    }
+}
+
+/// A time in which a hook was dead, and how it came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Lapse {
+    /// When it was last seen to work before; unknown where no canary proves it.
+    pub dead_since: Option<Time>,
+    /// When it was first seen to work again.
+    pub live_since: Time,
+    /// How often it was attached for that.
+    pub tries: u32,
 }
 
 /// One hook.
@@ -94,6 +117,9 @@ pub struct Hook {
     pub live: bool,
     /// When its canary was last seen.
     pub last_canary: Option<Time>,
+    /// The last time that somebody detached it and it was attached anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lapse: Option<Lapse>,
 }
 
 /// Why an inode could not be watched.

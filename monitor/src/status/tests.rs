@@ -26,7 +26,7 @@ use crate::model::{
     Action, Class, Coverage, Family, HostPath, ObjectRef, Operation, Rung, Severity, Time, ViolationBody,
     ViolationKind,
 };
-use crate::sensor::Hook;
+use crate::sensor::{Hook, Lapse};
 
 const ID: &str = "01J00000000000000000000000";
 const AT: Time = Time(1_700_000_000_000_000_000);
@@ -107,7 +107,9 @@ impl EventSource for Journal {
 }
 
 fn report() -> StatusReport {
-    let hook = Hook { name: "file_open".to_owned(), family: Family::Open, live: true, last_canary: Some(AT) };
+    let lapse = Some(Lapse { dead_since: Some(AT), live_since: AT, tries: 1 });
+    let (name, family) = ("file_open".to_owned(), Family::Open);
+    let hook = Hook { name, family, live: true, last_canary: Some(AT), lapse };
     StatusReport {
         node: "n".to_owned(),
         posture: Posture::Violated,

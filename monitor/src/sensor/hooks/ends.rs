@@ -4,9 +4,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::programs::{FExit, ProgramError};
+use aya::programs::links::FdLink;
+use aya::programs::{FExit, Program, ProgramError};
 
 use super::decode::Decoded;
+use super::revive::Standing;
 use super::specs::{self, EndSpec};
 use super::{State, chain};
 use crate::model::Observation;
@@ -23,6 +25,8 @@ pub(super) struct Attached {
     /// Those that tell of something themselves.
     pub states: Vec<State>,
     pub programs: Vec<OwnedFd>,
+    pub links: Vec<(String, FdLink)>,
+    pub standing: Vec<Standing>,
     /// Why not all ends are told.
     pub blind: Vec<String>,
 }
@@ -39,8 +43,10 @@ pub(super) fn attach(ebpf: &mut Ebpf, known: impl Fn(&str) -> bool) -> Attached 
     };
     for spec in specs::ENDS.iter().filter(|spec| known(spec.function)) {
         let failure = match attach_one(ebpf, &btf, spec) {
-            Ok(program) => {
+            Ok((program, link)) => {
                 attached.programs.push(program);
+                attached.links.push((spec.program.to_owned(), link));
+                attached.standing.push(Standing::on_end(spec));
                 None
             }
             Err(reason) => {
@@ -60,8 +66,15 @@ pub(super) fn attach(ebpf: &mut Ebpf, known: impl Fn(&str) -> bool) -> Attached 
     attached
 }
 
-fn attach_one(ebpf: &mut Ebpf, btf: &aya::Btf, spec: &EndSpec) -> Result<OwnedFd, String> {
+fn attach_one(ebpf: &mut Ebpf, btf: &aya::Btf, spec: &EndSpec) -> Result<(OwnedFd, FdLink), String> {
     let program = ebpf.program_mut(spec.program).ok_or("no such program in the object")?;
+    let link = load(program, btf, spec)?;
+    let fd = program.fd().map_err(|error| chain(&error))?;
+    Ok((fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?, link))
+}
+
+/// Loads a program and attaches it to the end of its function, for as long as the link is there.
+pub(super) fn load(program: &mut Program, btf: &aya::Btf, spec: &EndSpec) -> Result<FdLink, String> {
     let program: &mut FExit = program.try_into().map_err(|error: ProgramError| chain(&error))?;
     program.load(spec.function, btf).map_err(|error| {
         if let ProgramError::LoadError { verifier_log, .. } = &error {
@@ -69,9 +82,8 @@ fn attach_one(ebpf: &mut Ebpf, btf: &aya::Btf, spec: &EndSpec) -> Result<OwnedFd
         }
         chain(&error)
     })?;
-    program.attach().map_err(|error| chain(&error))?;
-    let fd = program.fd().map_err(|error| chain(&error))?;
-    fd.as_fd().try_clone_to_owned().map_err(|error| error.to_string())
+    let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| chain(&error))?;
+    Ok(link.into())
 }
 
 /// Calls that have not ended.

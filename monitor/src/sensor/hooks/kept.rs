@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use super::chain;
 use super::decode::{Clock, call_end, decode};
+use super::pinned::{ROOT, lock, remove};
+use super::prog_info;
 use crate::model::{HostPath, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 
-/// Where generations lie: a directory on the BPF file system.
-const ROOT: &str = "/sys/fs/bpf/meshseal";
 const NOTE: &str = "kept.json";
 const PLACES: &str = "kept-slots.jsonl";
 /// Bytes of a note, and of a list of slots, that are read.
@@ -63,7 +63,7 @@ struct Place {
 }
 
 /// Where this agent keeps its own.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Keeper {
     root: PathBuf,
     state_dir: PathBuf,
@@ -107,11 +107,30 @@ impl Takeover {
     }
 }
 
+/// One link of this agent's.
+#[derive(Debug)]
+struct Held {
+    /// Keeps the program attached.
+    _link: FdLink,
+    /// The kernel's number of it, where it tells that.
+    number: Option<u32>,
+}
+
+impl Held {
+    fn new(link: FdLink) -> Self {
+        let number = link.info().ok().map(|info| info.id());
+        Self { _link: link, number }
+    }
+}
+
 /// The generation of this agent. Dropping it leaves the pins.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// Keep the programs attached, pinned or not.
-    _links: Vec<FdLink>,
+    held: HashMap<String, Held>,
+    /// Where they are pinned, if they are, and what is noted of them.
+    pinned: Option<(PathBuf, Note)>,
+    keeper: Keeper,
     /// Says that this agent runs.
     _lock: Option<File>,
     places: Option<File>,
@@ -233,8 +252,14 @@ impl Keeper {
     }
 
     /// Pins this agent's programs and its ring, beside what lies there. What cannot be pinned still runs, as long as this
-    /// process does.
-    pub(super) fn keep(&self, rung: Rung, links: Vec<(String, FdLink)>, ring: &MapData) -> Kept {
+    /// process does, and so do those that are `not_pinned`.
+    pub(super) fn keep(
+        &self,
+        rung: Rung,
+        links: Vec<(String, FdLink)>,
+        not_pinned: Vec<(String, FdLink)>,
+        ring: &MapData,
+    ) -> Kept {
         let generation = ulid::Ulid::generate().to_string();
         let dir = self.root.join(&generation);
         let mut note = Note {
@@ -245,27 +270,21 @@ impl Keeper {
             links: BTreeMap::new(),
             maps: BTreeMap::new(),
         };
-        let mut held = Vec::new();
+        let mut held: HashMap<String, Held> =
+            not_pinned.into_iter().map(|(name, link)| (name, Held::new(link))).collect();
         let mut failure = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&dir)
             .err()
             .map(|error| format!("{}: {error}", dir.display()));
-        let mut pin = |link: FdLink, name: &str| -> Result<FdLink, String> {
-            let info = link.info().map_err(|error| chain(&error))?;
-            let numbers = (info.id(), info.program_id());
-            let pinned = link.pin(dir.join(name)).map_err(|error| chain(&error))?;
-            note.links.insert(name.to_owned(), numbers);
-            Ok(pinned.into())
-        };
         for (name, link) in links {
             if failure.is_some() {
-                held.push(link);
+                held.insert(name, Held::new(link));
                 continue;
             }
-            match pin(link, &name) {
-                Ok(link) => held.push(link),
+            match pin(link, &dir, &name, &mut note) {
+                Ok(link) => drop(held.insert(name, Held::new(link))),
                 Err(error) => failure = Some(format!("{}: {error}", dir.join(&name).display())),
             }
         }
@@ -289,7 +308,8 @@ impl Keeper {
             }
         };
         let lock = if failure.is_none() { lock(&dir).ok() } else { None };
-        Kept { _links: held, _lock: lock, places, failure }
+        let pinned = failure.is_none().then_some((dir, note));
+        Kept { held, pinned, keeper: self.clone(), _lock: lock, places, failure }
     }
 
     /// Whole or not at all, so that a kill in between leaves a note that can be read.
@@ -318,6 +338,36 @@ impl Keeper {
 }
 
 impl Kept {
+    /// Whether the kernel still has the link that keeps a program attached; true where it does not tell.
+    pub(super) fn is_linked(&self, name: &str) -> bool {
+        self.held.get(name).is_some_and(|held| held.number.is_none_or(prog_info::is_link))
+    }
+
+    /// A program that was detached is attached anew: its link takes the place of the one that went, among the pins too.
+    ///
+    /// # Errors
+    /// It could not be pinned, and is not attached: the next time it will be held without a pin.
+    pub(super) fn replace(&mut self, name: &str, link: FdLink) -> Result<(), String> {
+        drop(self.held.remove(name));
+        let mut link = Some(link);
+        if let Some((dir, note)) = &mut self.pinned
+            && note.links.remove(name).is_some()
+        {
+            let stale = fs::remove_file(dir.join(name));
+            let pinned = match stale {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+                _ => link.take().map(|link| pin(link, dir, name, note)).transpose(),
+            };
+            let noted = self.keeper.write(note);
+            link = pinned.map_err(|error| format!("{}: {error}", dir.join(name).display()))?.or(link);
+            if let Err(error) = noted {
+                tracing::warn!(error, "a next agent will not adopt what is pinned");
+            }
+        }
+        self.held.extend(link.map(|link| (name.to_owned(), Held::new(link))));
+        Ok(())
+    }
+
     /// Notes what a slot stands for, so that a later agent understands what was seen on it.
     pub(super) fn note(&mut self, slot: Slot, kind: WatchKind, path: &HostPath) {
         let Some(file) = &mut self.places else { return };
@@ -390,57 +440,13 @@ impl Before {
     }
 }
 
-/// All generations of programs that lie on the BPF file system, none of them an agent's that runs.
-#[derive(Debug)]
-pub struct Pinned {
-    root: PathBuf,
-    held: Vec<(PathBuf, File)>,
-}
-
-impl Pinned {
-    /// Takes hold of all of them, so that no agent can adopt one.
-    ///
-    /// # Errors
-    /// The one that an agent has, or that cannot be opened.
-    pub fn all() -> Result<Self, String> {
-        Self::below(Path::new(ROOT))
-    }
-
-    fn below(root: &Path) -> Result<Self, String> {
-        let mut held = Vec::new();
-        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-            let dir = entry.path();
-            let lock = lock(&dir).map_err(|_| dir.display().to_string())?;
-            held.push((dir, lock));
-        }
-        Ok(Self { root: root.to_path_buf(), held })
-    }
-
-    /// Unpins them, which ends their programs, and removes the directory they lie in; tells how many there were.
-    ///
-    /// # Errors
-    /// What is still there.
-    pub fn remove(self) -> Result<usize, String> {
-        for (dir, _lock) in &self.held {
-            remove(dir);
-            if dir.exists() {
-                return Err(format!("{}: not unpinned", dir.display()));
-            }
-        }
-        match fs::remove_dir(&self.root) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(format!("{}: {error}", self.root.display()))
-            }
-            _ => Ok(self.held.len()),
-        }
-    }
-}
-
-/// Says that a generation is in use; an error where it is already.
-fn lock(dir: &Path) -> std::io::Result<File> {
-    let file = File::open(dir)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+/// Pins a link, and notes its numbers.
+fn pin(link: FdLink, dir: &Path, name: &str, note: &mut Note) -> Result<FdLink, String> {
+    let info = link.info().map_err(|error| chain(&error))?;
+    let numbers = (info.id(), info.program_id());
+    let pinned = link.pin(dir.join(name)).map_err(|error| chain(&error))?;
+    note.links.insert(name.to_owned(), numbers);
+    Ok(pinned.into())
 }
 
 fn records() -> [usize; 2] {
@@ -449,41 +455,4 @@ fn records() -> [usize; 2] {
 
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// Unpins a generation.
-fn remove(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if let Err(error) = fs::remove_file(entry.path()) {
-            tracing::warn!(%error, pin = %entry.path().display(), "not unpinned");
-        }
-    }
-    if let Err(error) = fs::remove_dir(dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, dir = %dir.display(), "not removed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Pinned, lock};
-    use std::fs;
-
-    #[test]
-    fn generations_are_unpinned_unless_an_agent_has_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("meshseal");
-        for generation in ["A", "B"] {
-            fs::create_dir_all(root.join(generation)).unwrap();
-            fs::write(root.join(generation).join("file_open"), "").unwrap();
-        }
-        let held = lock(&root.join("B")).unwrap();
-        assert_eq!(Pinned::below(&root).unwrap_err(), root.join("B").display().to_string());
-        assert!(root.join("A/file_open").exists());
-        drop(held);
-        assert_eq!(Pinned::below(&root).unwrap().remove().unwrap(), 2);
-        assert!(!root.exists());
-        assert_eq!(Pinned::below(&root).unwrap().remove().unwrap(), 0);
-    }
 }

@@ -7,6 +7,7 @@ use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use monitor_ebpf::{Layout, limits};
 
+use super::revive::Standing;
 use super::rung::HookRung;
 use super::{HookError, Options, State, specs};
 use crate::sensor::btf::Btf;
@@ -47,7 +48,7 @@ pub(super) fn load(
 }
 
 /// What came of attaching.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Attached {
     /// Each hook's state.
     pub hooks: Vec<State>,
@@ -55,6 +56,8 @@ pub(super) struct Attached {
     pub programs: Vec<OwnedFd>,
     /// What keeps them there, by hook.
     pub links: Vec<(String, FdLink)>,
+    /// What stands where, to be attached anew.
+    pub standing: Vec<Standing>,
 }
 
 /// Attaches what can be; the rest is named.
@@ -65,7 +68,8 @@ pub(super) fn attach(
     layout: &Layout,
 ) -> Result<Attached, HookError> {
     let btf = aya::Btf::from_sys_fs().map_err(|error| HookError::Load(chain(&error)))?;
-    let mut attached = Attached { hooks: Vec::new(), programs: Vec::new(), links: Vec::new() };
+    let mut attached = Attached::default();
+    let mut standing = Vec::new();
     let mut one = |name: &'static str, hook: &'static str, needs: &[&'static str]| {
         let lacking = specs::missing(layout, needs);
         if !lacking.is_empty() {
@@ -81,6 +85,7 @@ pub(super) fn attach(
     };
     for (hook, needs) in rung.keepers() {
         one(hook, hook, needs).map_err(|reason| HookError::Keeper { hook: rung.named(hook), reason })?;
+        standing.push(Standing::keeper(hook, rung));
     }
     let mut hooks = Vec::new();
     for spec in specs::SPECS {
@@ -88,7 +93,10 @@ pub(super) fn attach(
             continue;
         }
         let failure = match one(spec.program, spec.hook, spec.needs) {
-            Ok(()) => None,
+            Ok(()) => {
+                standing.push(Standing::on_hook(spec, rung));
+                None
+            }
             Err(reason) => {
                 tracing::warn!(hook = spec.named(rung), %reason, "program not attached");
                 Some(reason)
@@ -96,7 +104,7 @@ pub(super) fn attach(
         };
         hooks.push(State { id: spec.id, failure, last_canary: None });
     }
-    attached.hooks = hooks;
+    (attached.hooks, attached.standing) = (hooks, standing);
     if attached.hooks.iter().all(|hook| hook.failure.is_some()) {
         let reason = attached.hooks.iter().find_map(|hook| hook.failure.clone()).unwrap_or_default();
         return Err(HookError::NothingAttached(reason));

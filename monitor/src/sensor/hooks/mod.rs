@@ -11,10 +11,12 @@ mod ends;
 mod kept;
 mod load;
 pub(crate) mod objects;
+mod pinned;
 mod probe;
 mod prog_info;
 mod program;
 mod reader;
+mod revive;
 mod rung;
 mod shared;
 mod specs;
@@ -39,10 +41,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::canary::{Canaries, Yard};
-pub use self::kept::Pinned;
 use self::kept::{Keeper, Kept, Takeover};
 pub(super) use self::load::{chain, raise_memlock};
+pub use self::pinned::Pinned;
 pub use self::probe::{LSM_LIST, Probe, probe};
+use self::revive::{Revivals, Standing};
 pub use self::rung::HookRung;
 use self::shared::Shared;
 use self::tags::Tags;
@@ -162,7 +165,10 @@ struct Proof {
 /// The live rung. Dropping it detaches the programs.
 pub struct HookSensor {
     /// Keeps the programs and maps.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
+    /// What was attached at the start.
+    standing: Vec<Standing>,
+    revivals: Revivals,
     /// Keeps the links, here and in the kernel.
     kept: Kept,
     /// As long as a generation before this one is there.
@@ -226,6 +232,7 @@ pub fn start<T: Send + Default + 'static>(
     let told_at_end = ends.blind.is_empty();
     attached.hooks.extend(ends.states);
     attached.programs.extend(ends.programs);
+    attached.standing.extend(ends.standing);
     let mut blind = ends.blind;
     let lacking = specs::missing(&layout, specs::ACTOR);
     if !lacking.is_empty() {
@@ -234,13 +241,13 @@ pub fn start<T: Send + Default + 'static>(
 
     let slots = load::array(&mut ebpf, "SLOTS")?;
     let control = load::array(&mut ebpf, "CONTROL")?;
-    let shared = Shared::new(&slots, options.slots, &control)
+    let shared = Shared::new(slots, options.slots, control)
         .map_err(|error| HookError::Map { name: "SLOTS", reason: error.to_string() })?;
     let shared = Arc::new(shared);
     let tags = Tags::new(&mut ebpf, rung)?;
     let ring = load::take(&mut ebpf, "EVENTS")?;
     let kept = match &ring {
-        Map::RingBuf(data) => keeper.keep(rung.rung(), attached.links, data),
+        Map::RingBuf(data) => keeper.keep(rung.rung(), attached.links, ends.links, data),
         _ => return Err(HookError::Map { name: "EVENTS", reason: "not a ring".to_owned() }),
     };
     notes.extend(kept.failure.as_ref().map(|reason| format!("nothing is pinned: {reason}")));
@@ -280,7 +287,9 @@ pub fn start<T: Send + Default + 'static>(
         T::default()
     });
     let mut sensor = HookSensor {
-        _ebpf: ebpf,
+        ebpf,
+        standing: attached.standing,
+        revivals: Revivals::default(),
         kept,
         takeover: resumed.then_some(takeover),
         notes,
@@ -446,6 +455,7 @@ impl HookSensor {
         drop(proof.yard);
         self.inconclusive = if lossy { self.inconclusive + 1 } else { 0 };
         let inconclusive = lossy && self.inconclusive <= INCONCLUSIVE;
+        let last: Vec<_> = self.hooks.iter().map(|hook| (hook.id, hook.last_canary)).collect();
         for hook in &mut self.hooks {
             hook.last_canary = proven
                 .iter()
@@ -454,7 +464,7 @@ impl HookSensor {
                 .or(hook.last_canary.filter(|_| inconclusive || proof.unproven.contains(&hook.id)));
         }
         if inconclusive {
-            return Some(Proven { health: self.health(), tags_lost: false });
+            return Some(Proven::of(self.health()));
         }
         // Where opening itself is not seen, the silence of one file tells nothing about its tag.
         let opens = proven.iter().any(|(id, _)| *id == HookId::FileOpen);
@@ -462,7 +472,14 @@ impl HookSensor {
         if tags_lost || !self.sentinel_set {
             self.set_sentinel();
         }
-        Some(Proven { health: self.health(), tags_lost })
+        let revived = self.revivals.proven(&self.standing, &self.kept, &proven);
+        let last = |id| last.iter().find(|(known, _)| *known == id).and_then(|(_, time)| *time);
+        let outcome = self.revivals.attach(&self.standing, &mut self.kept, &mut self.ebpf, self.rung, last);
+        // One that went after its canary was seen has to be proven like any other.
+        for hook in self.hooks.iter_mut().filter(|hook| outcome.unproven.contains(&hook.id)) {
+            hook.last_canary = None;
+        }
+        Some(Proven { health: self.health(), tags_lost, revived, again: outcome.again })
     }
 
     /// Pins the inode and tags it, under a fresh generation if the slot was not in use.
@@ -597,6 +614,7 @@ impl Sensor for HookSensor {
             let name = self.rung.named("inode_free");
             blind_to.push(format!("{}: {name}: canary not seen", Family::Inherit.as_str()));
         }
+        blind_to.extend(self.revivals.blind(&self.standing));
         let mut hooks = Vec::new();
         for state in &self.hooks {
             let Some(spec) = specs::spec_of(state.id) else { continue };
@@ -608,9 +626,11 @@ impl Sensor for HookSensor {
                     family: *family,
                     live,
                     last_canary: state.last_canary,
+                    lapse: self.revivals.lapse(spec.program),
                 });
                 if !live {
-                    let reason = state.failure.as_deref().unwrap_or("canary not seen");
+                    let failed = || state.failure.clone().or_else(|| self.revivals.reason(spec.program));
+                    let reason = failed().unwrap_or_else(|| "canary not seen".to_owned());
                     blind_to.push(format!("{}: {name}: {reason}", family.as_str()));
                 }
             }

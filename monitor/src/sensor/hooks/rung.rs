@@ -113,6 +113,39 @@ impl HookRung {
     }
 }
 
+/// Attaches a program anew that was detached. Kernels before 5.13 take it only if it is loaded anew as well.
+pub(super) fn attach_anew(
+    program: &mut Program,
+    load: impl FnOnce(&mut Program) -> Result<FdLink, String>,
+) -> Result<FdLink, String> {
+    let attached = match program {
+        Program::Lsm(one) => one.attach().and_then(|id| one.take_link(id).map(FdLink::from)),
+        Program::FEntry(one) => one.attach().and_then(|id| one.take_link(id).map(FdLink::from)),
+        Program::FExit(one) => one.attach().and_then(|id| one.take_link(id).map(FdLink::from)),
+        _ => return Err("no program that stands on a hook".to_owned()),
+    };
+    match attached {
+        // It stands still, and two of them would tell of everything twice.
+        Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EBUSY) => {
+            Err(error.to_string())
+        }
+        Err(_) => {
+            let unloaded = match program {
+                Program::Lsm(one) => one.unload(),
+                Program::FEntry(one) => one.unload(),
+                Program::FExit(one) => one.unload(),
+                _ => Ok(()),
+            };
+            // A try before this one may have ended there.
+            match unloaded {
+                Err(error) if !matches!(error, ProgramError::NotLoaded) => Err(chain(&error)),
+                _ => load(program),
+            }
+        }
+        Ok(link) => Ok(link),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::HookRung;

@@ -20,6 +20,8 @@ pub(super) struct Mapped<T> {
     len: usize,
     bytes: usize,
     of: PhantomData<T>,
+    /// A program that is loaded anew finds the map by its descriptor.
+    _map: MapData,
 }
 
 // SAFETY: what lies behind it is shared memory that is reached through atomics only.
@@ -29,7 +31,7 @@ unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
     /// Maps the first `len` entries.
-    pub(super) fn new(map: &MapData, len: usize) -> std::io::Result<Self> {
+    pub(super) fn new(map: MapData, len: usize) -> std::io::Result<Self> {
         let bytes = (len * size_of::<T>()).next_multiple_of(rustix::param::page_size());
         // SAFETY: a fresh shared mapping of the map's own memory.
         let base = unsafe {
@@ -44,7 +46,7 @@ impl<T> Mapped<T> {
         };
         match NonNull::new(base.cast::<T>()) {
             Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => {
-                Ok(Self { base, len, bytes, of: PhantomData })
+                Ok(Self { base, len, bytes, of: PhantomData, _map: map })
             }
             _ => Err(std::io::Error::last_os_error()),
         }
@@ -82,7 +84,7 @@ pub(super) struct SlotView<'a> {
 
 impl Shared {
     /// Maps both.
-    pub(super) fn new(slots: &MapData, len: u32, control: &MapData) -> std::io::Result<Self> {
+    pub(super) fn new(slots: MapData, len: u32, control: MapData) -> std::io::Result<Self> {
         Ok(Self { slots: Mapped::new(slots, len as usize)?, control: Mapped::new(control, 1)? })
     }
 

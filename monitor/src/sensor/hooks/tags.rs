@@ -50,7 +50,7 @@ impl Tags {
             HookRung::Lsm => Self::Storage(InodeStorage::try_from(map).map_err(wrong)?),
             HookRung::Fentry => Self::Table(Table {
                 map: BpfHashMap::try_from(map).map_err(wrong)?,
-                request: Mapped::new(&array(ebpf, "REQUEST")?, 1)
+                request: Mapped::new(array(ebpf, "REQUEST")?, 1)
                     .map_err(|error| map_error("REQUEST", &error))?,
                 inodes: HashMap::new(),
                 given_up: 0,
