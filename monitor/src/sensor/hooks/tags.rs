@@ -27,7 +27,7 @@ pub(super) enum Tags {
     /// In the inodes themselves.
     Storage(InodeStorage<MapData, Tag>),
     /// By what the kernel knows an inode by.
-    Table(Table),
+    Table(Box<Table>),
 }
 
 /// Tags in a hash map, which the programs fill and empty: the agent cannot tell what the kernel knows an inode by, and
@@ -48,13 +48,13 @@ impl Tags {
         let wrong = |error: MapError| map_error("TAGS", &error);
         Ok(match rung {
             HookRung::Lsm => Self::Storage(InodeStorage::try_from(map).map_err(wrong)?),
-            HookRung::Fentry => Self::Table(Table {
+            HookRung::Fentry => Self::Table(Box::new(Table {
                 map: BpfHashMap::try_from(map).map_err(wrong)?,
                 request: Mapped::new(array(ebpf, "REQUEST")?, 1)
                     .map_err(|error| map_error("REQUEST", &error))?,
                 inodes: HashMap::new(),
                 given_up: 0,
-            }),
+            })),
         })
     }
 
