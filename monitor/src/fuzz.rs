@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::baseline::{
     Form, Meaning, Signed, SigningKey, TrustedKey, identity, openssh, secret, statement, trust,
 };
+use crate::profile::Profiles;
 use crate::{attribution, config, image, inventory, journal, manifest, model, profile, sensor};
 
 /// A parser: it must end, without a panic, whatever it is given.
@@ -155,7 +156,7 @@ pub const TARGETS: &[Target] = &[
             let mut documents = Vec::new();
             if manifest::document::parse("m.yaml", bytes, &mut documents).is_ok()
                 && let Ok(manifests) = manifest::Manifests::of(documents, "default")
-                && let Ok(sealed) = manifest::seal(&manifests, &manifest::Options::default())
+                && let Ok(sealed) = manifest::seal(&manifests, &with_profiles())
             {
                 let predicate = json!({ "name": "n", "revision": 1, "objects": sealed.objects });
                 let text = serde_json::from_value(predicate).map(statement::Statement::of);
@@ -364,6 +365,11 @@ impl Random {
         }
         bytes.truncate(1 << 16);
     }
+}
+
+fn with_profiles() -> manifest::Options {
+    let profiles = std::sync::Arc::clone(Profiles::built_in());
+    manifest::Options { profiles, ..manifest::Options::default() }
 }
 
 #[cfg(test)]

@@ -331,6 +331,58 @@ fn what_a_runtime_unpacks_is_as_the_image_says() {
     assert_eq!(bench.verify(&digest), (1, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec()));
 }
 
+/// A mesh that no profile of ours knows.
+const PROFILE: &str = "apiVersion: meshseal/v1
+profile: ours
+mesh: ours
+about: a mesh of our own
+readFrom: nowhere
+status: read
+containers: [ours]
+executables:
+  - { path: /usr/lib/x.so, about: a part of it }
+files:
+  - { path: \"{ConfigMap}/ours\", about: its configuration, class: sealed, role: proxy-config }
+";
+
+#[test]
+fn profiles_of_ones_own_say_what_an_image_has_of_a_mesh() {
+    let bench = Bench::new();
+    image().layout(&bench.path("layout"));
+    fs::write(bench.path("ours.yaml"), PROFILE).unwrap();
+    let seal = |more: &[&str]| {
+        let (status, _, stderr) =
+            bench.run(&[&["seal", "--images", "layout", "-o", "s.json"], more].concat());
+        assert_eq!(status, 0, "{stderr}");
+        let statement: Value = serde_json::from_slice(&fs::read(bench.path("s.json")).unwrap()).unwrap();
+        let objects = statement["predicate"]["objects"].as_array().unwrap().clone();
+        objects.iter().map(|object| object["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(seal(&[]), ["/usr/bin/envoy"]);
+    // A file of that name is it wherever it lies.
+    let all = ["/o/x.so", "/usr/bin/envoy", "/usr/lib/x.so"];
+    assert_eq!(seal(&["--profiles", "ours.yaml"]), all);
+}
+
+#[test]
+fn profiles_of_ones_own_say_which_volumes_are_of_a_mesh() {
+    let bench = Bench::new();
+    fs::write(bench.path("ours.yaml"), PROFILE).unwrap();
+    let pod = "kind: ConfigMap\nmetadata: {name: settings}\ndata: {k: v}\n---\nkind: Pod\nmetadata: {name: p}\n\
+               spec: {volumes: [{name: ours, configMap: {name: settings}}], \
+               containers: [{name: c, image: i, volumeMounts: [{name: ours, mountPath: /m}]}]}\n";
+    fs::write(bench.path("m.yaml"), pod).unwrap();
+    let told = |more: &[&str]| {
+        let (status, _, stderr) =
+            bench.run(&[&["seal", "--manifests", "m.yaml", "-o", "s.json"], more].concat());
+        assert_eq!(status, 0, "{stderr}");
+        stderr.lines().filter(|line| line.contains("mesh and")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[]), [""; 0]);
+    let note = "meshseal: note: ConfigMap default/settings belongs to a mesh and is not `immutable: true`";
+    assert_eq!(told(&["--profiles", "ours.yaml"]), [note]);
+}
+
 #[test]
 fn a_running_agent_judges_every_container_of_an_image() {
     if !rustix::process::geteuid().is_root() {

@@ -227,6 +227,7 @@ fn with_manifests(mut proposal: Proposal, args: &Args, options: &Options) -> Res
         publish: args.publish,
         secret_key: options.secret_key.clone(),
         token_issuer: args.token_issuer.clone(),
+        profiles: Arc::clone(&options.profiles),
     };
     let sealed = manifest::seal(&manifests, &options)?;
     let mut predicate = proposal.statement.predicate;
@@ -244,6 +245,7 @@ fn with_images(mut proposal: Proposal, args: &Args, options: &Options) -> Result
         platform: args.platform.clone(),
         names: args.image_names.clone(),
         secret_key: options.secret_key.clone(),
+        profiles: Arc::clone(&options.profiles),
     };
     let sealed = image::seal(&args.images, &options)?;
     let mut predicate = proposal.statement.predicate;

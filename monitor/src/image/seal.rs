@@ -28,6 +28,8 @@ pub struct Options {
     pub names: Vec<String>,
     /// The cluster's key, for secrets in an image.
     pub secret_key: Option<Arc<SecretKey>>,
+    /// What tells executables of meshes from others.
+    pub profiles: Arc<Profiles>,
 }
 
 /// What came of it.
@@ -96,7 +98,7 @@ fn files(found: &Found, tree: &Tree, options: &Options, sealed: &mut Sealed) {
         None => {}
         Some(None) => list("entrypoint", "no file of the image"),
         Some(Some(path)) => {
-            let of_mesh = |path: &[u8]| Profiles::built_in().executable(path).is_some();
+            let of_mesh = |path: &[u8]| options.profiles.executable(path).is_some();
             let named =
                 tree.iter().filter(|(path, inode)| matches!(inode.kind, Kind::File(_)) && of_mesh(path));
             chosen.extend(named.map(|(path, _)| path).chain([path.as_slice()]));

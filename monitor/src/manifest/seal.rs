@@ -35,6 +35,8 @@ pub struct Options {
     pub secret_key: Option<Arc<SecretKey>>,
     /// Issuer of service account tokens; any, if it is not known.
     pub token_issuer: Option<String>,
+    /// What tells volumes and images of meshes from others.
+    pub profiles: Arc<Profiles>,
 }
 
 /// What came of a set of manifests.
@@ -194,7 +196,7 @@ impl Sealer<'_> {
         for object in &payload.absent {
             self.absent.entry(object.clone()).or_default().insert(place.to_owned());
         }
-        if is_of_mesh(&pod.template.pod.spec, name) {
+        if is_of_mesh(&self.options.profiles, &pod.template.pod.spec, name) {
             self.mutable.extend(payload.mutable.iter().cloned());
         }
         let laid = layout(payload, pod.fs_group);
@@ -412,8 +414,7 @@ fn mounts(spec: &PodSpec, volume: &str) -> Vec<MountedAt> {
 }
 
 /// Whether a mesh's proxy or control plane lives on this volume: by its name, or by the image that mounts it.
-fn is_of_mesh(spec: &PodSpec, volume: &str) -> bool {
-    let profiles = Profiles::built_in();
+fn is_of_mesh(profiles: &Profiles, spec: &PodSpec, volume: &str) -> bool {
     let of_mesh = |container: &&Container| profiles.is_image(&container.image);
     profiles.mesh_of_volume(volume).is_some()
         || containers(spec)

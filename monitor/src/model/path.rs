@@ -1,5 +1,7 @@
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,40 +13,78 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// In text, bytes that are not UTF-8 stand as `\xNN`, and so does a backslash itself (`\x5c`): the text form of
 /// two different paths is never the same, and parses back to the same bytes.
 ///
-/// Copies share the bytes: the judge, the sensor and the records of a busy node hold the same path many times.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostPath(Arc<[u8]>);
+/// Copies share the bytes: the judge, the sensor and the records of a busy node hold the same path many times. So do the
+/// directories above it, and all paths of one baseline.
+#[derive(Clone)]
+pub struct HostPath {
+    shared: Arc<Box<[u8]>>,
+    start: u32,
+    end: u32,
+}
 
 impl HostPath {
-    /// Takes the bytes as they are.
+    /// Takes the bytes as they are. Of more than 4 GiB, which no call takes, only the beginning.
     #[must_use]
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(bytes.into().into())
+        let shared: Box<[u8]> = bytes.into().into();
+        let end = u32::try_from(shared.len()).unwrap_or(u32::MAX);
+        Self { shared: Arc::new(shared), start: 0, end }
     }
 
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.shared[self.start as usize..self.end as usize]
+    }
+
+    /// Lets all of these share one piece of memory, which lasts as long as one of them.
+    pub(crate) fn pack<T>(all: &mut [T], path: impl Fn(&mut T) -> &mut Self) {
+        let mut bytes = Vec::new();
+        for one in &mut *all {
+            bytes.extend_from_slice(path(one).as_bytes());
+        }
+        if u32::try_from(bytes.len()).is_err() {
+            return;
+        }
+        let (shared, mut start) = (Arc::new(bytes.into_boxed_slice()), 0);
+        for one in all {
+            let path = path(one);
+            let end = start + (path.end - path.start);
+            *path = Self { shared: Arc::clone(&shared), start, end };
+            start = end;
+        }
+    }
+
+    /// This path's own end, if it ends in these bytes.
+    pub(crate) fn ending(&self, bytes: &[u8]) -> Option<Self> {
+        let start = self.as_bytes().len().checked_sub(bytes.len())?;
+        let start = self.start + u32::try_from(start).ok()?;
+        self.as_bytes().ends_with(bytes).then(|| Self { start, ..self.clone() })
     }
 
     /// As a path for system calls.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
+        Path::new(OsStr::from_bytes(self.as_bytes()))
     }
 
     /// This directory's entry of that name.
     #[must_use]
     pub fn join(&self, name: &[u8]) -> Self {
-        let slash: &[u8] = if self.0.last() == Some(&b'/') { b"" } else { b"/" };
-        Self([&self.0, slash, name].concat().into())
+        let slash: &[u8] = if self.as_bytes().last() == Some(&b'/') { b"" } else { b"/" };
+        Self::new([self.as_bytes(), slash, name].concat())
     }
 
     /// The directory it lies in; `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
-        self.as_path().parent().map(Self::from)
+        let parent = self.as_path().parent()?.as_os_str().as_bytes();
+        // It is the beginning of it, unless it is written in a strange way.
+        let length = u32::try_from(parent.len()).ok().filter(|_| self.as_bytes().starts_with(parent));
+        Some(match length {
+            Some(length) => Self { end: self.start + length, ..self.clone() },
+            None => Self::new(parent),
+        })
     }
 
     /// The last component; empty for the root.
@@ -56,8 +96,9 @@ impl HostPath {
     /// What follows `dir/`, if this path lies below `dir`.
     #[must_use]
     pub fn below(&self, dir: &Self) -> Option<&[u8]> {
-        let rest = self.0.strip_prefix(&*dir.0)?;
-        if dir.0.ends_with(b"/") { Some(rest) } else { rest.strip_prefix(b"/") }
+        let (path, dir) = (self.as_bytes(), dir.as_bytes());
+        let rest = path.strip_prefix(dir)?;
+        if dir.ends_with(b"/") { Some(rest) } else { rest.strip_prefix(b"/") }
     }
 
     /// Parses the text form.
@@ -65,7 +106,7 @@ impl HostPath {
     pub fn from_text(text: &str) -> Self {
         // Nearly every path is what it says.
         if !text.as_bytes().contains(&b'\\') {
-            return Self(text.as_bytes().into());
+            return Self::new(text);
         }
         let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
         while at < bytes.len() {
@@ -81,26 +122,52 @@ impl HostPath {
                 at += 1;
             }
         }
-        Self(out.into())
+        Self::new(out)
+    }
+}
+
+impl PartialEq for HostPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for HostPath {}
+
+impl PartialOrd for HostPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for HostPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl Hash for HostPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
 impl From<&Path> for HostPath {
     fn from(path: &Path) -> Self {
-        Self(path.as_os_str().as_bytes().into())
+        Self::new(path.as_os_str().as_bytes())
     }
 }
 
 impl From<&str> for HostPath {
     /// Takes the bytes of the string, without looking for escapes (see [`HostPath::from_text`]).
     fn from(path: &str) -> Self {
-        Self(path.as_bytes().into())
+        Self::new(path)
     }
 }
 
 impl fmt::Display for HostPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
+        for chunk in self.as_bytes().utf8_chunks() {
             for part in chunk.valid().split_inclusive('\\') {
                 match part.strip_suffix('\\') {
                     Some(before) => write!(f, "{before}\\x5c")?,
@@ -150,6 +217,22 @@ mod tests {
     #[test]
     fn hostile_names_keep_their_bytes() {
         assert_eq!(HostPath::new(b"/a\xff\n\\x41".to_vec()).to_string(), "/a\\xff\n\\x5cx41");
+    }
+
+    #[test]
+    fn paths_share_memory_and_are_what_they_were() {
+        let text = ["/a/b", "/", "/a b", "/c//d/"];
+        let mut all: Vec<HostPath> = text.iter().map(|path| HostPath::from(*path)).collect();
+        let before = all.clone();
+        HostPath::pack(&mut all, |path| path);
+        assert_eq!(all, before);
+        assert!(std::sync::Arc::ptr_eq(&all[0].shared, &all[3].shared));
+        let parents: Vec<_> = all.iter().map(HostPath::parent).collect();
+        let expected = ["/a", "", "/", "/c"].map(|path| (!path.is_empty()).then(|| HostPath::from(path)));
+        assert_eq!(parents, expected);
+        let end = all[0].ending(b"/b").unwrap();
+        assert_eq!((end.clone(), end.parent()), (HostPath::from("/b"), Some(HostPath::from("/"))));
+        assert_eq!((all[0].ending(b"/c"), all[1].ending(b"/a/b")), (None, None));
     }
 
     #[test]

@@ -252,7 +252,9 @@ impl Sensor for FanotifySensor {
             .map_err(|error| WatchError::Unsupported(format!("name_to_handle_at: {path}: {error}")))?;
         let fsid = id.fsid();
         let mut shared = self.shared();
+        // Where that is the end of the host's path, as nearly always, it is no copy.
         let path_in_fs = shared.places.learn(fd, fsid);
+        let path_in_fs = path_in_fs.map(|found| path.ending(found.as_bytes()).unwrap_or(found));
         let key = places::look(fd).map(|look| look.key);
         // First known, then marked: no event in between is taken for a neighbour's.
         shared.table.watch(&id, slot, kind, key, path_in_fs);

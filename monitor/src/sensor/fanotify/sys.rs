@@ -14,29 +14,43 @@ pub(super) const HANDLE_MAX: usize = 128;
 const AT_HANDLE_FID: libc::c_int = 0x200;
 
 /// An inode as fanotify names it: fsid (8 bytes), handle length (4), handle type (4), handle. The same bytes that
-/// stand in an event, so that a look-up copies nothing.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct FileId(std::sync::Arc<[u8]>);
+/// stand in an event, so that a look-up copies nothing. One is kept of every watched inode: nearly all handles are short, and
+/// stand in it.
+#[derive(Clone)]
+pub(super) enum FileId {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(std::sync::Arc<[u8]>),
+}
+
+/// Handles of ext4, tmpfs, xfs and overlayfs are shorter.
+const SHORT: usize = 30;
 
 impl FileId {
     pub(super) fn new(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+        let mut room = [0; SHORT];
+        match (room.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(start), Ok(length)) => {
+                start.copy_from_slice(bytes);
+                Self::Short { length, bytes: room }
+            }
+            _ => Self::Long(bytes.into()),
+        }
     }
 
     /// The file system.
     pub(super) fn fsid(&self) -> [u8; 8] {
         let mut fsid = [0; 8];
-        fsid.copy_from_slice(&self.0[..8]);
+        fsid.copy_from_slice(&self[..8]);
         fsid
     }
 
     fn handle(&self) -> &[u8] {
-        &self.0[16..]
+        &self[16..]
     }
 
     fn handle_type(&self) -> i32 {
         let mut bytes = [0; 4];
-        bytes.copy_from_slice(&self.0[12..16]);
+        bytes.copy_from_slice(&self[12..16]);
         i32::from_ne_bytes(bytes)
     }
 }
@@ -45,19 +59,36 @@ impl std::ops::Deref for FileId {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for FileId {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for FileId {}
+
+impl std::hash::Hash for FileId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
     }
 }
 
 impl std::borrow::Borrow<[u8]> for FileId {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self
     }
 }
 
 impl std::fmt::Debug for FileId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}", hex::encode(&self.0[..8]), self.handle_type(), hex::encode(self.handle()))
+        write!(f, "{}:{}:{}", hex::encode(self.fsid()), self.handle_type(), hex::encode(self.handle()))
     }
 }
 

@@ -3,7 +3,10 @@
 //! What is created or moved below a [`WatchKind::Tree`] or [`WatchKind::ClosedDir`] inherits its slot when its event
 //! is read: marks are on whole file systems, so the events that follow are in the queue already.
 
-use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
+use std::num::{NonZeroU32, NonZeroU64};
+
+use hashbrown::HashTable;
 
 use super::sys::FileId;
 use crate::model::{HostPath, InodeKey, Slot, WatchKind};
@@ -15,28 +18,57 @@ const INHERITED_MAX: usize = 1 << 20;
 const DEPTH_MAX: usize = 256;
 
 /// A watched inode.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) slot: Slot,
-    pub(super) kind: WatchKind,
-    pub(super) key: Option<InodeKey>,
+    id: FileId,
     place: Place,
+    ino: Option<NonZeroU64>,
+    dev: u32,
+    pub(super) slot: Slot,
+    /// The next one of its slot.
+    next: Link,
+    pub(super) kind: WatchKind,
 }
 
-#[derive(Debug, Clone)]
+const _: () = assert!(size_of::<Option<Entry>>() <= 80, "one of every watched inode");
+
+impl Entry {
+    fn new(id: &FileId, slot: Slot, kind: WatchKind, key: Option<InodeKey>, place: Place) -> Self {
+        let (ino, dev) = key.map_or((None, 0), |key| (NonZeroU64::new(key.ino), key.dev));
+        Self { id: id.clone(), place, ino, dev, slot, next: None, kind }
+    }
+
+    pub(super) fn key(&self) -> Option<InodeKey> {
+        self.ino.map(|ino| InodeKey { dev: self.dev, ino: ino.get() })
+    }
+}
+
+#[derive(Debug)]
 enum Place {
     /// Watched by itself: its path in the file system when that began.
     Own(Option<HostPath>),
     /// Inherited from this directory, under this name.
-    Below(FileId, Vec<u8>),
+    Below(Box<(FileId, Vec<u8>)>),
 }
+
+/// Where an entry stands in [`Table::entries`], from 1.
+type Link = Option<NonZeroU32>;
 
 /// All watched inodes.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    entries: HashMap<FileId, Entry>,
-    slots: HashMap<Slot, HashSet<FileId>>,
+    /// Found by [`Table::ids`], and from [`Table::slots`] on by each one's `next`.
+    entries: Vec<Option<Entry>>,
+    free: Vec<NonZeroU32>,
+    ids: HashTable<NonZeroU32>,
+    hasher: RandomState,
+    /// By slot: the first entry.
+    slots: Vec<Link>,
     inherited: usize,
+}
+
+fn at(link: NonZeroU32) -> usize {
+    link.get() as usize - 1
 }
 
 impl Table {
@@ -50,8 +82,7 @@ impl Table {
         path_in_fs: Option<HostPath>,
     ) {
         self.forget(id);
-        self.entries.insert(id.clone(), Entry { slot, kind, key, place: Place::Own(path_in_fs) });
-        self.slots.entry(slot).or_default().insert(id.clone());
+        self.insert(Entry::new(id, slot, kind, key, Place::Own(path_in_fs)));
     }
 
     /// Hands the slot of `dir` down to `id`, unless it has one. Returns whether it has the directory's now; `None`
@@ -63,92 +94,134 @@ impl Table {
         id: &FileId,
         key: Option<InodeKey>,
     ) -> Option<bool> {
-        let Some((dir_id, parent)) = self.entries.get_key_value(dir) else { return Some(false) };
+        let Some(parent) = self.get(dir) else { return Some(false) };
         if !hands_down(parent.kind) {
             return Some(false);
         }
-        if let Some(entry) = self.entries.get(id) {
+        if let Some(entry) = self.get(id) {
             return Some(entry.slot == parent.slot);
         }
         if self.inherited >= INHERITED_MAX {
             return None;
         }
-        let place = Place::Below(dir_id.clone(), name.to_vec());
-        let entry = Entry { slot: parent.slot, kind: parent.kind, key, place };
-        self.slots.entry(entry.slot).or_default().insert(id.clone());
-        self.entries.insert(id.clone(), entry);
+        let place = Place::Below(Box::new((parent.id.clone(), name.to_vec())));
+        let entry = Entry::new(id, parent.slot, parent.kind, key, place);
+        self.insert(entry);
         self.inherited += 1;
         Some(true)
     }
 
     /// An inode that inherited its slot has another name now.
     pub(super) fn moved(&mut self, id: &[u8], dir: &[u8], name: &[u8]) {
-        let Some(dir) = self.entries.get_key_value(dir).map(|(dir, _)| dir.clone()) else { return };
-        if let Some(Entry { place: Place::Below(at, called), .. }) = self.entries.get_mut(id) {
-            *at = dir;
-            name.clone_into(called);
+        let Some(dir) = self.get(dir).map(|entry| entry.id.clone()) else { return };
+        let Some(link) = self.find(id) else { return };
+        if let Some(Some(Entry { place: Place::Below(below), .. })) = self.entries.get_mut(at(link)) {
+            **below = (dir, name.to_vec());
         }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.ids.len()
     }
 
     pub(super) fn get(&self, id: &[u8]) -> Option<&Entry> {
-        self.entries.get(id)
+        self.entry(self.find(id)?)
     }
 
     /// The name of an inode that inherited its slot.
     pub(super) fn name(&self, id: &[u8]) -> Option<&[u8]> {
-        match &self.entries.get(id)?.place {
-            Place::Below(_, name) => Some(name),
+        match &self.get(id)?.place {
+            Place::Below(below) => Some(&below.1),
             Place::Own(_) => None,
         }
     }
 
     /// The inode is gone.
     pub(super) fn forget(&mut self, id: &[u8]) {
-        if let Some((id, entry)) = self.entries.remove_entry(id) {
-            if let Place::Below(..) = entry.place {
-                self.inherited -= 1;
-            }
-            if let Some(ids) = self.slots.get_mut(&entry.slot) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    self.slots.remove(&entry.slot);
-                }
-            }
+        let Some(link) = self.find(id) else { return };
+        let Some((slot, next)) = self.entry(link).map(|entry| (entry.slot, entry.next)) else { return };
+        // It is the first of its slot, or another leads to it.
+        let before = self.links(slot).find(|one| self.entry(*one).is_some_and(|one| one.next == Some(link)));
+        match before.map(at).and_then(|before| self.entries.get_mut(before)) {
+            Some(Some(before)) => before.next = next,
+            _ => self.slots[slot.0 as usize] = next,
         }
+        self.remove_entry(link);
     }
 
     /// Everything under a slot.
-    pub(super) fn remove(&mut self, slot: Slot) -> HashSet<FileId> {
-        let ids = self.slots.remove(&slot).unwrap_or_default();
-        for id in &ids {
-            if let Some(Entry { place: Place::Below(..), .. }) = self.entries.remove(id) {
-                self.inherited -= 1;
-            }
+    pub(super) fn remove(&mut self, slot: Slot) -> Vec<FileId> {
+        let links: Vec<_> = self.links(slot).collect();
+        if let Some(first) = self.slots.get_mut(slot.0 as usize) {
+            *first = None;
         }
-        ids
+        links.into_iter().filter_map(|link| self.remove_entry(link)).map(|entry| entry.id).collect()
     }
 
     /// The inodes under a slot.
     pub(super) fn ids(&self, slot: Slot) -> impl Iterator<Item = &FileId> {
-        self.slots.get(&slot).into_iter().flatten()
+        self.links(slot).filter_map(|link| Some(&self.entry(link)?.id))
+    }
+
+    fn entry(&self, link: NonZeroU32) -> Option<&Entry> {
+        self.entries.get(at(link))?.as_ref()
+    }
+
+    fn find(&self, id: &[u8]) -> Option<NonZeroU32> {
+        let is_it = |link: &NonZeroU32| self.entry(*link).is_some_and(|entry| *entry.id == *id);
+        self.ids.find(self.hasher.hash_one(id), is_it).copied()
+    }
+
+    fn links(&self, slot: Slot) -> impl Iterator<Item = NonZeroU32> {
+        let first = self.slots.get(slot.0 as usize).copied().flatten();
+        std::iter::successors(first, |link| self.entry(*link)?.next)
+    }
+
+    /// An inode that is not in the table.
+    fn insert(&mut self, mut entry: Entry) {
+        let slot = entry.slot.0 as usize;
+        if slot >= self.slots.len() {
+            self.slots.resize(slot + 1, None);
+        }
+        entry.next = self.slots[slot];
+        let link = self.free.pop().or_else(|| {
+            self.entries.push(None);
+            u32::try_from(self.entries.len()).ok().and_then(NonZeroU32::new)
+        });
+        // Four thousand million inodes are more than there are slots.
+        let Some(link) = link else { return };
+        self.slots[slot] = Some(link);
+        let hash = self.hasher.hash_one(&*entry.id);
+        self.entries[at(link)] = Some(entry);
+        let Self { entries, hasher, ids, .. } = self;
+        let hash_of =
+            |link: &NonZeroU32| entries[at(*link)].as_ref().map(|entry| hasher.hash_one(&*entry.id));
+        ids.insert_unique(hash, link, |link| hash_of(link).unwrap_or_default());
+    }
+
+    /// Out of everything but the chain of its slot.
+    fn remove_entry(&mut self, link: NonZeroU32) -> Option<Entry> {
+        let entry = self.entries.get_mut(at(link))?.take()?;
+        if let Ok(found) = self.ids.find_entry(self.hasher.hash_one(&*entry.id), |known| *known == link) {
+            found.remove();
+        }
+        self.inherited -= usize::from(matches!(entry.place, Place::Below(_)));
+        self.free.push(link);
+        Some(entry)
     }
 
     /// Path in its file system, as far as it is known from names seen.
     pub(super) fn path(&self, id: &[u8]) -> Option<HostPath> {
         let (mut names, mut at): (Vec<&[u8]>, &[u8]) = (Vec::new(), id);
         for _ in 0..DEPTH_MAX {
-            match &self.entries.get(at)?.place {
+            match &self.get(at)?.place {
                 Place::Own(path) => {
                     return names.iter().rev().try_fold(path.clone()?, |path, name| Some(path.join(name)));
                 }
-                Place::Below(dir, name) => {
-                    names.push(name);
-                    at = dir;
+                Place::Below(below) => {
+                    names.push(&below.1);
+                    at = &below.0;
                 }
             }
         }
@@ -192,7 +265,7 @@ mod tests {
         table.moved(&raw(2), &raw(1), b"z");
         assert_eq!(table.path(&raw(3)), Some(HostPath::new(b"/t/z/b\xff".to_vec())));
         assert_eq!(table.remove(Slot(5)).len(), 3);
-        assert_eq!((table.inherited, table.entries.len()), (0, 1));
+        assert_eq!((table.inherited, table.len()), (0, 1));
         assert_eq!(table.path(&raw(3)), None);
     }
 
