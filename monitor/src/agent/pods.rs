@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::baseline::{AcceptedBaseline, Root, SealedObject};
 use crate::inventory::api::Known;
+use crate::inventory::containers::{self, NodeContainer};
+use crate::inventory::pods;
 use crate::inventory::pods::Evidence;
 use crate::inventory::workloads::{Expect, Resolution, resolve, resolve_images};
-use crate::inventory::{containers, pods};
 use crate::judge::{Container, Resolved};
 use crate::model::{HostPath, Target};
 
@@ -20,6 +21,8 @@ const EVERY: Duration = Duration::from_secs(15);
 const STIRRED: Duration = Duration::from_secs(60);
 /// For how long a pod may be without what tells it: the kubelet makes its directory first, and its log directory last.
 const UNTOLD: Duration = Duration::from_secs(30);
+/// For how long a container may be without its first process: a runtime notes it once the container's mounts are made.
+const SET_UP: Duration = Duration::from_secs(30);
 /// A pod that was not there this often in a row is gone: its removal is judged before its objects are dropped.
 const ABSENT: u32 = 3;
 
@@ -44,6 +47,8 @@ pub(super) struct Pods {
     /// Pods that cannot be told and may be sealed, by uid, and since when.
     untold: BTreeMap<String, Instant>,
     unclear: bool,
+    /// Containers that their runtime is still setting up, by id, and since when.
+    set_up: BTreeMap<String, Instant>,
 }
 
 #[derive(Debug)]
@@ -67,6 +72,7 @@ impl Pods {
             pending: false,
             untold: BTreeMap::new(),
             unclear: false,
+            set_up: BTreeMap::new(),
         }
     }
 
@@ -136,7 +142,7 @@ impl Pods {
                 pod.told_by_api(&facts);
             }
         }
-        let containers = containers::read(&self.root);
+        let containers = self.containers();
         let started: BTreeMap<&str, bool> = pods.iter().map(|pod| (pod.uid.as_str(), pod.started)).collect();
         let mut fresh = false;
         let anchored = std::mem::take(&mut self.anchored);
@@ -186,5 +192,23 @@ impl Pods {
         self.anchored = anchored;
         self.pending |= self.known.values().any(|known| known.absent > 0);
         fresh
+    }
+
+    /// Those whose runtime is done with them: what it mounts in one before, and makes its root, is not an act on what it holds. One whose
+    /// runtime notes no process is taken as it is after a while.
+    fn containers(&mut self) -> Vec<NodeContainer> {
+        let before = std::mem::take(&mut self.set_up);
+        let mut containers = containers::read(&self.root);
+        containers.retain(|container| {
+            let known = self.known.keys().any(|(_, _, id)| *id == container.id);
+            if known || containers::first_pid(&self.root, container).is_some() {
+                return true;
+            }
+            let since = *before.get(&container.id).unwrap_or(&Instant::now());
+            self.set_up.insert(container.id.clone(), since);
+            since.elapsed() >= SET_UP
+        });
+        self.pending |= !self.set_up.is_empty();
+        containers
     }
 }

@@ -114,22 +114,23 @@ impl Container {
         mount_overlay(&[lower], &scratch.join("snapshots").join(id), &root)?;
         let config = bundle.join("config.json");
         fs::write(&config, serde_json::to_vec_pretty(&specification(id))?)?;
+        let noted = bundle.join("init.pid");
         let mut container = Self { id: id.to_owned(), bundle, process: None, pid: 0 };
         if Path::new(RUNTIME).exists() {
-            let pid = scratch.join("pid");
             let mut run = container.runtime("run");
-            run.arg("--detach").arg("--pid-file").arg(&pid).arg("--bundle").arg(&container.bundle).arg(id);
+            run.arg("--detach").arg("--pid-file").arg(&noted).arg("--bundle").arg(&container.bundle).arg(id);
             // It goes on when the runtime ends, with what it was given to write to.
             let errors = fs::File::create(scratch.join("errors"))?;
             let done = run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).status()?;
             ensure!(done.success(), "crun: {done}: {}", fs::read_to_string(scratch.join("errors"))?);
-            container.pid = fs::read_to_string(&pid)?.trim().parse()?;
+            container.pid = fs::read_to_string(&noted)?.trim().parse()?;
         } else {
             let program = format!("/{PROXY}");
             let role = ["program", root.to_str().context("not UTF-8")?, &program, "sleep", FOR_EVER];
             let mut process = actor::begin("runtime", &role)?;
             process.hear("held")?;
             container.pid = process.pid();
+            fs::write(&noted, container.pid.to_string())?;
             container.process = Some(process);
         }
         container.runs()?;
