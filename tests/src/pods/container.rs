@@ -37,8 +37,10 @@ pub(crate) struct About<'a> {
 pub(crate) struct Container {
     pub(crate) bundle: PathBuf,
     pub(crate) cgroup: PathBuf,
+    /// Where the host sees it: without what is mounted in it, which its own mount namespace alone has.
     pub(crate) root: PathBuf,
-    mounts: Vec<PathBuf>,
+    /// Directories of the host, and where its first process mounts them.
+    volumes: Vec<(PathBuf, String)>,
 }
 
 /// Where this machine has cgroups of version 2: all of them in a guest, else a directory of these tests beside those of version 1, which
@@ -59,8 +61,9 @@ impl Container {
         let bundle = Path::new(BUNDLES).join(about.id);
         let root = bundle.join("rootfs");
         let pod = cgroups().join("kubepods/burstable").join(format!("pod{}", about.pod_uid));
-        let mut made = Self { bundle, cgroup: pod.join(about.id), root, mounts: Vec::new() };
-        made.mount(&work.join(about.id), layer, mounts)?;
+        let volumes = mounts.iter().map(|(from, to)| (from.clone(), (*to).to_owned())).collect();
+        let made = Self { bundle, cgroup: pod.join(about.id), root, volumes };
+        made.mount(&work.join(about.id), layer)?;
         let config = json!({ "root": { "path": "rootfs" }, "annotations": {
             "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": about.name,
             "io.kubernetes.cri.sandbox-uid": about.pod_uid, "io.kubernetes.cri.image-name": about.image,
@@ -70,7 +73,7 @@ impl Container {
         Ok(made)
     }
 
-    fn mount(&mut self, work: &Path, layer: &Path, mounts: &[(PathBuf, &str)]) -> Result<()> {
+    fn mount(&self, work: &Path, layer: &Path) -> Result<()> {
         let (upper, scratch) = (work.join("upper"), work.join("work"));
         for dir in [&upper, &scratch, &self.root] {
             fs::create_dir_all(dir)?;
@@ -83,20 +86,16 @@ impl Container {
         );
         let options = std::ffi::CString::new(options)?;
         rustix::mount::mount("overlay", &self.root, "overlay", MountFlags::empty(), Some(options.as_c_str()))
-            .context("overlay")?;
-        self.mounts.push(self.root.clone());
-        for (from, to) in mounts {
-            let at = self.root.join(to.trim_start_matches('/'));
-            rustix::mount::mount_bind(from, &at).with_context(|| format!("bind to {}", at.display()))?;
-            self.mounts.push(at);
-        }
-        Ok(())
+            .context("overlay")
     }
 
     /// Its first process, which runs `exe` of its image; noted as containerd does.
     pub(crate) fn start(&self, exe: &str) -> Result<Process> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(ROLE).arg("enter").arg(&self.root).arg(&self.cgroup).arg(exe);
+        for (from, to) in &self.volumes {
+            command.arg(from).arg(to);
+        }
         let mut first = Process::start(&mut command, exe)?;
         first.hear("ready")?;
         fs::write(self.bundle.join("init.pid"), first.pid().to_string())?;
@@ -110,10 +109,8 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        for at in self.mounts.drain(..).rev() {
-            // What is left goes with the machine.
-            let _left = rustix::mount::unmount(&at, UnmountFlags::DETACH);
-        }
+        // What is left goes with the machine.
+        let _left = rustix::mount::unmount(&self.root, UnmountFlags::DETACH);
         let _left = (fs::remove_dir_all(&self.bundle), fs::remove_dir(&self.cgroup));
         for above in self.cgroup.ancestors().skip(1).take(4) {
             // As long as they are empty.
@@ -150,9 +147,14 @@ pub(crate) fn ready(exe: &Path, argv0: &str, first: &[&str], part: &[&str]) -> R
 pub(crate) fn play(arguments: &[String]) -> Result<()> {
     let serve = |exe: &str| Err(Command::new(exe).args([ROLE, "serve"]).exec()).context("exec");
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["enter", root, cgroup, exe] => {
+        ["enter", root, cgroup, exe, volumes @ ..] => {
             take_cgroup(cgroup)?;
             unshare_mounts()?;
+            for pair in volumes.chunks_exact(2) {
+                let at = Path::new(root).join(pair[1].trim_start_matches('/'));
+                rustix::mount::mount_bind(pair[0], &at)
+                    .with_context(|| format!("bind to {}", at.display()))?;
+            }
             pivot(Path::new(root))?;
             serve(exe)
         }
