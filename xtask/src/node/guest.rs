@@ -96,12 +96,15 @@ pub(super) fn run(series: Series, options: &Options, supplies: &Supplies, work: 
 fn command(options: &Options, work: &Work<'_>) -> Vec<OsString> {
     let mut command: Vec<OsString> =
         ["sh", "-c", ENTER, "enter", "node"].into_iter().map(OsString::from).collect();
-    if let Work::Test = work {
+    if let Work::Test { .. } = work {
         command.push("test".into());
     }
     command.push("--inside".into());
+    if let Work::Test { whole: true } = work {
+        command.push("--whole".into());
+    }
     match (work, options.mesh) {
-        (Work::Test, false) => command.push("--plain".into()),
+        (Work::Test { .. }, false) => command.push("--plain".into()),
         (Work::Command(_), true) => command.push("--mesh".into()),
         _ => {}
     }

@@ -93,7 +93,10 @@ struct Options {
 /// What runs once the node is ready.
 enum Work<'a> {
     Command(&'a [OsString]),
-    Test,
+    /// The DaemonSet's tests; whole: those too that take long in a guest.
+    Test {
+        whole: bool,
+    },
 }
 
 /// What was packaged, and the node's parts: everything that is the same natively and in a guest.
@@ -216,9 +219,10 @@ fn on_node(options: &Options, supplies: &Supplies, native: bool, work: &Work<'_>
             };
             command::run(&cluster, command, &with, Duration::from_secs(options.timeout))
         }
-        Work::Test => {
+        Work::Test { whole } => {
             let package = supplies.package.as_deref().context("the tests need the DaemonSet")?;
-            test::on(&cluster, package, options.mesh, if native { "fanotify" } else { "lsm" })
+            let (rung, whole) = if native { ("fanotify", true) } else { ("lsm", *whole) };
+            test::on(&test::Ground { cluster: &cluster, package, mesh: options.mesh, rung, whole })
         }
     }
 }
