@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::inventory::layers::Layers;
-use crate::model::{HostPath, InodeKey, Slot, WatchKind};
+use crate::model::{HostPath, Slot, WatchKind};
 use crate::sensor::Stands;
 
 use super::Judge;
+use super::incarnation::Incarnation;
 use super::slots::{Ix, Use};
-use super::watches::{NO_SLOT, inode_of};
+use super::watches::NO_SLOT;
 
 /// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAY: i64 = 0x794c_7630;
@@ -25,7 +26,7 @@ const KEPT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Backing {
     slot: Option<Slot>,
-    watched: Option<InodeKey>,
+    watched: Option<Incarnation>,
     pub(super) units: Vec<Ix>,
 }
 
@@ -138,9 +139,9 @@ impl Judge {
     fn watch_layer(&mut self, path: &HostPath) -> Result<(), String> {
         // In the upper layer there is nothing before the first change.
         let Ok(fd) = self.options.root.locate(path) else { return Ok(()) };
-        let Some(inode) = inode_of(&fd) else { return Ok(()) };
+        let Some(one) = Incarnation::of(&fd) else { return Ok(()) };
         let Some(backing) = self.units.backings.get_mut(path) else { return Ok(()) };
-        if let Some(slot) = backing.slot.filter(|_| backing.watched == Some(inode)) {
+        if let Some(slot) = backing.slot.filter(|_| backing.watched == Some(one)) {
             match self.sensor.stands(fd.as_fd(), slot) {
                 Stands::Yes => return Ok(()),
                 Stands::Outdated => {}
@@ -152,7 +153,7 @@ impl Judge {
         let slot = slot.ok_or_else(|| NO_SLOT.to_owned())?;
         backing.slot = Some(slot);
         self.sensor.watch(fd.as_fd(), slot, WatchKind::Object, path).map_err(|error| error.to_string())?;
-        backing.watched = Some(inode);
+        backing.watched = Some(one);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod covered;
 mod directory;
 mod earlier;
 mod held;
+mod incarnation;
 mod layers;
 mod look;
 mod losses;

@@ -11,6 +11,7 @@ use crate::model::{HostPath, InodeKey, ObjectRef, Slot, Time};
 
 use super::Container;
 use super::acts::{Act, Acts};
+use super::incarnation::Incarnation;
 use super::layers::MadeOf;
 use super::look::sealed_digest;
 use super::verdict::Seen;
@@ -93,9 +94,10 @@ pub(crate) struct Unit {
     pub(crate) object: Sealed,
     /// The last look.
     pub(crate) seen: Option<Seen>,
-    /// The inode its slot is on; its device stands beside it.
+    /// The inode its slot is on; its device and birth stand beside it.
     watched: Option<NonZeroU64>,
     watched_dev: u32,
+    watched_born: u32,
     slot: Option<NonZeroU32>,
     verified: Option<NonZeroI64>,
     apart: Option<Box<Apart>>,
@@ -113,7 +115,7 @@ pub(crate) struct Unit {
     pub(crate) reads_counted: bool,
 }
 
-const _: () = assert!(size_of::<Unit>() <= 88, "what the judge keeps of every object");
+const _: () = assert!(size_of::<Unit>() <= 96, "what the judge keeps of every object");
 
 /// What is out of the ordinary of a unit.
 #[derive(Debug)]
@@ -133,7 +135,7 @@ pub(crate) struct Apart {
     /// Who had it mapped writable at the last look, as acts that explain what changes without one.
     pub(crate) mapped: Vec<Act>,
     /// Slots inside it: of a volume's members, of names that do not belong into a directory.
-    pub(crate) inner: BTreeMap<InodeKey, Slot>,
+    pub(super) inner: BTreeMap<Incarnation, Slot>,
     pub(crate) acts: Acts,
     /// Why it could not be verified, as last reported.
     pub(crate) unreadable: Option<String>,
@@ -196,6 +198,7 @@ impl Unit {
             seen: None,
             watched: None,
             watched_dev: 0,
+            watched_born: 0,
             slot: None,
             verified: None,
             apart: None,
@@ -240,7 +243,7 @@ impl Unit {
     }
 
     /// The slots inside it, of which there are none from now on.
-    pub(crate) fn take_inner(&mut self) -> BTreeMap<InodeKey, Slot> {
+    pub(super) fn take_inner(&mut self) -> BTreeMap<Incarnation, Slot> {
         self.apart.as_mut().map(|apart| std::mem::take(&mut apart.inner)).unwrap_or_default()
     }
 
@@ -292,10 +295,16 @@ impl Unit {
         self.watched.map(|ino| InodeKey { dev: self.watched_dev, ino: ino.get() })
     }
 
+    /// Whether its slot is on that one.
+    pub(super) fn watches(&self, one: &Incarnation) -> bool {
+        self.watched() == Some(one.inode) && self.watched_born == one.born
+    }
+
     /// Its slot is on that inode, which observations know by another number on some file systems.
-    pub(crate) fn set_watched(&mut self, inode: InodeKey, known_as: InodeKey) {
-        (self.watched, self.watched_dev) = (NonZeroU64::new(inode.ino), inode.dev);
-        let other = (known_as != inode).then_some(known_as);
+    pub(super) fn set_watched(&mut self, one: &Incarnation, known_as: InodeKey) {
+        (self.watched, self.watched_dev) = (NonZeroU64::new(one.inode.ino), one.inode.dev);
+        self.watched_born = one.born;
+        let other = (known_as != one.inode).then_some(known_as);
         if other.is_some() || self.apart.is_some() {
             self.apart_mut().known_as = other;
         }

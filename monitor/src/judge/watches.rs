@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::baseline::Seal;
-use crate::model::{HostPath, InodeKey, Resolution, Slot, Time, WatchKind};
+use crate::model::{HostPath, Resolution, Slot, Time, WatchKind};
 use crate::sensor::Stands;
 
 use super::Judge;
+use super::incarnation::Incarnation;
 use super::slots::{Ix, Use};
 use super::unit::Unit;
 
@@ -40,8 +41,8 @@ impl Judge {
         }
         // Nothing there is the look's to tell.
         let Ok(fd) = self.options.root.locate(&path) else { return };
-        let Some(inode) = inode_of(&fd) else { return };
-        let known = self.units.get(ix).is_some_and(|unit| unit.watched() == Some(inode));
+        let Some(one) = Incarnation::of(&fd) else { return };
+        let known = self.units.get(ix).is_some_and(|unit| unit.watches(&one));
         let stands = if known { self.sensor.stands(fd.as_fd(), slot) } else { Stands::Outdated };
         if stands == Stands::Taken {
             self.watch_was_taken(slot);
@@ -50,9 +51,9 @@ impl Judge {
             match self.sensor.watch(fd.as_fd(), slot, kind, &path) {
                 Ok(()) => {
                     self.sensor.count_reads(slot, true);
-                    let known_as = self.sensor.knows_as(fd.as_fd(), inode);
+                    let known_as = self.sensor.knows_as(fd.as_fd(), one.inode);
                     if let Some(unit) = self.units.get_mut(ix) {
-                        unit.set_watched(inode, known_as);
+                        unit.set_watched(&one, known_as);
                         unit.fresh = true;
                         if unit.apart().unwatched.is_some() {
                             unit.apart_mut().unwatched = None;
@@ -76,19 +77,21 @@ impl Judge {
     /// Every inode of a volume has a slot of its own, so that an act on it is told apart from acts on what is new.
     fn watch_inside(&mut self, ix: Ix, dir: &OwnedFd, path: &HostPath) {
         let mut known = self.units.get_mut(ix).map(Unit::take_inner).unwrap_or_default();
-        let mut now: BTreeMap<InodeKey, Slot> = BTreeMap::new();
+        let mut now: BTreeMap<Incarnation, Slot> = BTreeMap::new();
         let (mut failed, mut fresh, mut taken) = (None, false, None);
         let mut queue = vec![(open_below(dir.as_fd(), b"."), path.clone(), 0)];
         while let Some((dir, at, depth)) = queue.pop() {
             let Some(dir) = dir else { continue };
             for (name, fd) in children(&dir) {
-                let Some((inode, is_dir)) = inode_of(&fd).map(|inode| (inode, is_dir(&fd))) else { continue };
-                if now.contains_key(&inode) || now.len() >= MAX_INNER {
+                let Some((one, is_dir)) = Incarnation::of(&fd).map(|one| (one, is_dir(&fd))) else {
+                    continue;
+                };
+                if now.contains_key(&one) || now.len() >= MAX_INNER {
                     continue;
                 }
                 let child = at.join(&name);
                 let kind = if is_dir { WatchKind::Tree } else { WatchKind::Object };
-                match known.remove(&inode) {
+                match known.remove(&one) {
                     Some(slot) => {
                         let stands = self.sensor.stands(fd.as_fd(), slot);
                         if stands != Stands::Yes {
@@ -98,12 +101,12 @@ impl Judge {
                                 failed = Some(e.to_string());
                             }
                         }
-                        let _ = now.insert(inode, slot);
+                        let _ = now.insert(one, slot);
                     }
                     None => match self.watch_member(ix, &fd, kind, &child) {
                         Ok(slot) => {
                             fresh = true;
-                            let _ = now.insert(inode, slot);
+                            let _ = now.insert(one, slot);
                         }
                         Err(why) => failed = Some(why),
                     },
@@ -154,12 +157,12 @@ impl Judge {
     /// Watches a name that does not belong into a directory, so that what is done to it is told of it.
     pub(crate) fn watch_stray(&mut self, ix: Ix, path: &HostPath) {
         let Ok(fd) = self.options.root.locate(path) else { return };
-        let Some(inode) = inode_of(&fd) else { return };
+        let Some(one) = Incarnation::of(&fd) else { return };
         if self
             .units
             .get(ix)
             .map(|unit| &unit.apart().inner)
-            .is_none_or(|inner| inner.contains_key(&inode) || inner.len() >= MAX_INNER)
+            .is_none_or(|inner| inner.contains_key(&one) || inner.len() >= MAX_INNER)
         {
             return;
         }
@@ -169,7 +172,7 @@ impl Judge {
             Ok(()) => {
                 self.sensor.count_reads(slot, true);
                 if let Some(unit) = self.units.get_mut(ix) {
-                    unit.apart_mut().inner.insert(inode, slot);
+                    unit.apart_mut().inner.insert(one, slot);
                 }
             }
             Err(_) => self.slots.release(slot),
@@ -239,12 +242,6 @@ impl Judge {
         let severity = crate::model::Severity::Medium;
         self.out.push(crate::model::Draft::now(severity, crate::model::RecordBody::Gap(body)));
     }
-}
-
-/// The kernel's key of an inode, by `statx`.
-pub(super) fn inode_of(fd: &OwnedFd) -> Option<InodeKey> {
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).ok()?;
-    Some(InodeKey::of(&stat))
 }
 
 fn is_dir(fd: &OwnedFd) -> bool {
