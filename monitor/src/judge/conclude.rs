@@ -13,7 +13,7 @@ use crate::model::{
 };
 
 use super::acts::{Act, Acts, decisive};
-use super::covered::{covered, executed, reached_into};
+use super::covered::{Standpoint, covered, executed, reached_into};
 use super::directory::{Neighbours, directory};
 use super::look::{Job, Look};
 use super::slots::Ix;
@@ -189,8 +189,10 @@ impl Judge {
         let object = unit.object_ref();
         let found = look.found.as_ref();
         let sealed = self.book.sealed_inode(&object.path);
-        let bared = self.ways.bared(&object.path);
-        let over = covered(&object, unit.seen.as_ref(), found, &look.differences, unlawful, (sealed, bared));
+        let names = |act: &Act| act.touches_names() && !is_mount(act.operation) && !act.denied;
+        let stands =
+            Standpoint { sealed, bared: self.ways.bared(&object.path), named: acts.iter().any(names) };
+        let over = covered(&object, unit.seen.as_ref(), found, &look.differences, unlawful, stands);
         let ran = executed(&object, acts, |path| unit.inner_ref(path.clone()));
         if over.whole {
             let findings = over.findings.into_iter().chain(ran).collect();

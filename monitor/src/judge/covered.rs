@@ -19,15 +19,26 @@ pub(super) struct Covered {
     pub(super) whole: bool,
 }
 
-/// Judges acts on mounts. `sealed` is the number of the inode that stood there before it was covered or replaced, if it
-/// was. `bared`: a mount that carried it is gone from above it.
+/// What is known of the place of an object beside the acts on mounts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standpoint {
+    /// Number of the inode that stood there before it was covered or replaced, if it was.
+    pub(super) sealed: Option<u64>,
+    /// A mount that carried it is gone from above it.
+    pub(super) bared: bool,
+    /// Acts on names tell why another inode, or none, stands there; what was unmounted then is the same tree elsewhere, as when a
+    /// container takes the root of its host away.
+    pub(super) named: bool,
+}
+
+/// Judges acts on mounts.
 pub(super) fn covered(
     object: &ObjectRef,
     last: Option<&Seen>,
     found: Option<&Found>,
     differences: &[Difference],
     acts: &[&Act],
-    (sealed, bared): (Option<u64>, bool),
+    Standpoint { sealed, bared, named }: Standpoint,
 ) -> Covered {
     let mut covered = Covered::default();
     let (done, undone): (Vec<&Act>, Vec<&Act>) =
@@ -72,8 +83,8 @@ pub(super) fn covered(
         (Some(moved), None) if bared => (gone, moved),
         (_, Some(act)) if bared => (gone, act),
         (Some(act), _) => (ViolationKind::MountedOver, act),
-        (None, Some(act)) => (gone, act),
-        (None, None) => return covered,
+        (None, Some(act)) if !named => (gone, act),
+        (None, _) => return covered,
     };
     covered.whole = true;
     let (mut expected, mut actual) = merged(differences);

@@ -420,6 +420,22 @@ async fn a_rename_over_is_replaced_and_its_source_is_not_told_twice() {
 }
 
 #[tokio::test]
+async fn what_is_unmounted_elsewhere_explains_no_rename() {
+    let bench = bench().await;
+    std::fs::write(bench.path("/new"), "two").unwrap();
+    std::fs::rename(bench.path("/new"), bench.path("/x/lone")).unwrap();
+    let own = bench.slot("/x/lone");
+    bench.see("runc", Operation::Umount, "/x/lone", |_| {}).await;
+    bench
+        .see("mv", Operation::Rename, "/x", |o| {
+            o.renamed_to = Some((o.slot, b"lone".to_vec()));
+            o.replaced_slot = Some(own);
+        })
+        .await;
+    assert_eq!(bench.verdicts().await, ["opened Replaced /x/lone Rename mv"]);
+}
+
+#[tokio::test]
 async fn a_sealed_file_moved_within_its_directory_is_renamed_once() {
     let bench = bench().await;
     std::fs::rename(bench.path("/d/a"), bench.path("/d/b")).unwrap();
