@@ -62,9 +62,14 @@ pub(super) struct Table {
     free: Vec<NonZeroU32>,
     ids: HashTable<NonZeroU32>,
     hasher: RandomState,
-    /// By slot: the first entry.
+    /// By [`place`] of the slot: the first entry.
     slots: Vec<Link>,
     inherited: usize,
+}
+
+/// Where a slot stands in [`Table::slots`]: the canary's, which has the highest number there is, before all that the judge gives out.
+const fn place(slot: Slot) -> usize {
+    slot.0.wrapping_add(1) as usize
 }
 
 fn at(link: NonZeroU32) -> usize {
@@ -145,7 +150,7 @@ impl Table {
         let before = self.links(slot).find(|one| self.entry(*one).is_some_and(|one| one.next == Some(link)));
         match before.map(at).and_then(|before| self.entries.get_mut(before)) {
             Some(Some(before)) => before.next = next,
-            _ => self.slots[slot.0 as usize] = next,
+            _ => self.slots[place(slot)] = next,
         }
         self.remove_entry(link);
     }
@@ -153,7 +158,7 @@ impl Table {
     /// Everything under a slot.
     pub(super) fn remove(&mut self, slot: Slot) -> Vec<FileId> {
         let links: Vec<_> = self.links(slot).collect();
-        if let Some(first) = self.slots.get_mut(slot.0 as usize) {
+        if let Some(first) = self.slots.get_mut(place(slot)) {
             *first = None;
         }
         links.into_iter().filter_map(|link| self.remove_entry(link)).map(|entry| entry.id).collect()
@@ -174,13 +179,13 @@ impl Table {
     }
 
     fn links(&self, slot: Slot) -> impl Iterator<Item = NonZeroU32> {
-        let first = self.slots.get(slot.0 as usize).copied().flatten();
+        let first = self.slots.get(place(slot)).copied().flatten();
         std::iter::successors(first, |link| self.entry(*link)?.next)
     }
 
     /// An inode that is not in the table.
     fn insert(&mut self, mut entry: Entry) {
-        let slot = entry.slot.0 as usize;
+        let slot = place(entry.slot);
         if slot >= self.slots.len() {
             self.slots.resize(slot + 1, None);
         }
@@ -243,6 +248,7 @@ pub(super) const fn watches_names(kind: WatchKind) -> bool {
 mod tests {
     use super::Table;
     use crate::model::{HostPath, Slot, WatchKind};
+    use crate::sensor::canary::SLOT;
     use crate::sensor::fanotify::sys::FileId;
 
     fn id(number: u8) -> FileId {
@@ -267,6 +273,16 @@ mod tests {
         assert_eq!(table.remove(Slot(5)).len(), 3);
         assert_eq!((table.inherited, table.len()), (0, 1));
         assert_eq!(table.path(&raw(3)), None);
+    }
+
+    #[test]
+    fn the_canary_costs_no_more_than_an_object() {
+        let mut table = Table::default();
+        table.watch(&id(1), SLOT, WatchKind::Object, None, None);
+        assert_eq!(table.slots.len(), 1);
+        table.watch(&id(2), Slot(1), WatchKind::Object, None, None);
+        assert_eq!(table.slots.len(), 3);
+        assert_eq!(table.remove(SLOT).len(), 1);
     }
 
     #[test]
