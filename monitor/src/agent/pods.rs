@@ -2,15 +2,14 @@
 //!
 //! Looked at whenever the kubelet's directory of pods changes, while a pod is still starting, and now and then anyway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::baseline::{AcceptedBaseline, Root, SealedObject};
 use crate::inventory::api::Known;
 use crate::inventory::containers::{self, NodeContainer};
-use crate::inventory::pods;
-use crate::inventory::pods::Evidence;
+use crate::inventory::pods::{self, Evidence};
 use crate::inventory::workloads::{Expect, Resolution, resolve, resolve_images};
 use crate::judge::{Container, Resolved};
 use crate::model::{HostPath, Target};
@@ -198,10 +197,11 @@ impl Pods {
     /// runtime notes no process is taken as it is after a while.
     fn containers(&mut self) -> Vec<NodeContainer> {
         let before = std::mem::take(&mut self.set_up);
+        let known: BTreeSet<&str> = self.known.keys().map(|(_, _, id)| id.as_str()).collect();
         let mut containers = containers::read(&self.root);
         containers.retain(|container| {
-            let known = self.known.keys().any(|(_, _, id)| *id == container.id);
-            if known || containers::first_pid(&self.root, container).is_some() {
+            if known.contains(container.id.as_str()) || containers::first_pid(&self.root, container).is_some()
+            {
                 return true;
             }
             let since = *before.get(&container.id).unwrap_or(&Instant::now());
