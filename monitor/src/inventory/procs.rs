@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::attribution::redact;
-use crate::model::{Actor, HostPath, InodeKey, Time};
+use crate::model::{Actor, Clock, HostPath, InodeKey};
 
 /// Longest command line that is read, in bytes.
 const CMDLINE_MAX: u64 = 64 * 1024;
@@ -186,7 +186,7 @@ impl Proc {
             exe_sha256: None,
             exe_inode,
             cmdline,
-            start_time: boottime_to_wall(start_boottime),
+            start_time: Some(Clock::now().wall(start_boottime)),
             start_boottime,
             cgroup,
             cgroup_id: 0,
@@ -208,15 +208,6 @@ impl Default for Proc {
 pub const fn kernel_dev(st_dev: u64) -> u32 {
     let (major, minor) = (libc::major(st_dev), libc::minor(st_dev));
     (major << 20) | (minor & 0xf_ffff)
-}
-
-/// Nanoseconds since boot as wall-clock time, by the two clocks as they stand now.
-#[must_use]
-pub fn boottime_to_wall(boottime: u64) -> Option<Time> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let since_boot = now.tv_sec.checked_mul(1_000_000_000)?.checked_add(now.tv_nsec)?;
-    let age = since_boot.checked_sub(i64::try_from(boottime).ok()?)?;
-    Time::now().0.checked_sub(age).map(Time)
 }
 
 /// Reads at most `max` bytes of a file.

@@ -67,9 +67,9 @@ impl Act {
     }
 
     /// One process did both.
-    fn by_one(&self, other: &Self) -> bool {
+    pub(crate) fn by_one(&self, other: &Self) -> bool {
         match (&self.actor, &other.actor) {
-            (Ok(a), Ok(b)) => a.tgid == b.tgid && a.start_boottime == b.start_boottime,
+            (Ok(a), Ok(b)) => a.is_same_process(b),
             _ => false,
         }
     }
@@ -83,9 +83,7 @@ impl Act {
             && self.to == other.to
             && self.inode == other.inode
             && match (&self.actor, &other.actor) {
-                (Ok(a), Ok(b)) => {
-                    a.tgid == b.tgid && a.start_boottime == b.start_boottime && a.comm == b.comm
-                }
+                (Ok(a), Ok(b)) => a.is_same_process(b) && a.comm == b.comm,
                 (Err(a), Err(b)) => a == b,
                 _ => false,
             }

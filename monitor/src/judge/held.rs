@@ -177,13 +177,12 @@ impl Judge {
         } else {
             unit.inner_ref(self.shown(unit, &held.path))
         };
-        let who = |act: &Act| act.actor.as_ref().ok().map(|actor| (actor.tgid, actor.start_boottime));
         let all = held.acts();
         let all: Vec<&Act> = all.iter().filter(|act| !self.is_lawful_here(unit, act)).collect();
         // Seen acting since the watch began, or told of by the agent that ran before.
         let told = |act: &Act| {
-            who(act).is_some()
-                && (acts.iter().any(|seen| who(seen) == who(act))
+            act.actor.is_ok()
+                && (acts.iter().any(|seen| seen.by_one(act))
                     || self.book.is_held_by(&object.path, act.actor.as_ref().ok().map(AsRef::as_ref)))
         };
         let new: Vec<&Act> = all.iter().copied().filter(|act| !told(act)).collect();

@@ -312,7 +312,7 @@ fn actor(comm: &str) -> Actor {
         exe_sha256: None,
         exe_inode: None,
         cmdline: String::new(),
-        start_time: None,
+        start_time: Some(Time(1_700_000_000_000_000_000)),
         start_boottime: 1,
         cgroup: None,
         cgroup_id: 0,

@@ -130,8 +130,7 @@ impl Book {
     pub(crate) fn is_held_by(&self, path: &HostPath, holder: Option<&Actor>) -> bool {
         let key = (path.clone(), ViolationKind::HeldHandle);
         let told = self.open.get(&key).and_then(|uid| self.entries.get(uid)?.now.actor.as_ref());
-        let who = |actor: &Actor| (actor.tgid, actor.comm.clone());
-        told.is_some() && told.map(who) == holder.map(who)
+        told.zip(holder).is_some_and(|(told, holder)| told.is_same_process(holder))
     }
 
     /// Paths with open violations at or below `dir`.
@@ -315,8 +314,7 @@ fn goes_on(told: &ViolationBody, act: &Act) -> bool {
     /// In nanoseconds.
     const RIGHT_AFTER: i64 = 2_000_000_000;
     let (Some(then), Ok(now)) = (&told.actor, &act.actor) else { return false };
-    let one = (then.tgid, then.start_time) == (now.tgid, now.start_time);
-    one && act.first.0.saturating_sub(told.last_time.0) < RIGHT_AFTER
+    then.is_same_process(now) && act.first.0.saturating_sub(told.last_time.0) < RIGHT_AFTER
 }
 
 /// Whether a violation of the journal was of a state that stands, rather than of something that happened and was over.

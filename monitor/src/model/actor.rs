@@ -46,6 +46,25 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// Whether both are one process: no process id is given out again within the time that two tellings of one start may differ by.
+    /// What the journal tells has wall-clock time alone, which may have been set meanwhile by a little; `/proc` tells ticks.
+    #[must_use]
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        /// In nanoseconds: a tick of the kernel's clock (`CONFIG_HZ` of 100).
+        const TICK: u64 = 10_000_000;
+        /// In nanoseconds.
+        const SET_BY: u64 = 1_000_000_000;
+        let started = match (self.start_boottime, other.start_boottime) {
+            (0, _) | (_, 0) => match (self.start_time, other.start_time) {
+                (Some(one), Some(another)) => one.0.abs_diff(another.0) <= SET_BY,
+                (None, None) => true,
+                _ => false,
+            },
+            (one, another) => one.abs_diff(another) <= TICK,
+        };
+        self.tgid == other.tgid && started
+    }
+
     /// Whether it is one of the threads by which the kernel carries out what was submitted to an io_uring. Kernels
     /// before 5.12 have processes of their own for it, children of `kthreadd`; later ones, threads of the submitter.
     #[must_use]
@@ -161,4 +180,34 @@ pub struct Source {
     /// `<kind>/<name>` of each source of a projected volume, where the file may be of several.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub projected: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Actor;
+    use crate::inventory::procs::Proc;
+    use crate::model::Time;
+
+    #[test]
+    fn a_process_is_told_from_another_that_has_its_number() {
+        let one = Proc::default().actor(std::process::id()).unwrap();
+        let other = |change: &dyn Fn(&mut Actor)| {
+            let mut other = one.clone();
+            change(&mut other);
+            one.is_same_process(&other)
+        };
+        assert!(other(&|_| {}));
+        assert!(!other(&|other| other.tgid += 1));
+        assert!(!other(&|other| other.start_boottime += 2_000_000_000));
+        // By the kernel to the nanosecond, and by the journal in wall-clock time.
+        assert!(other(&|other| other.start_boottime += 9_000_000));
+        let journal = |by: i64| {
+            other(&|other| {
+                other.start_boottime = 0;
+                other.start_time = other.start_time.map(|at| Time(at.0 + by));
+            })
+        };
+        assert!(journal(1_000_000));
+        assert!(!journal(5_000_000_000));
+    }
 }

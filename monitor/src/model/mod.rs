@@ -1,6 +1,7 @@
 //! The words every part shares: objects, observations, actors, records.
 
 mod actor;
+mod clock;
 mod object;
 mod observation;
 mod path;
@@ -8,6 +9,7 @@ mod record;
 mod sentence;
 
 pub use actor::{Actor, Container, Owner, Pod, Source, Target};
+pub use clock::Clock;
 pub use object::{Class, Family, InodeKey, Slot, WatchKind};
 pub use observation::{Observation, Operation, Rung};
 pub use path::HostPath;

@@ -11,9 +11,9 @@ use monitor_ebpf::record::{ACTOR_INCOMPLETE, Actor as RawActor};
 
 use super::btf::{Btf, BtfError, LSM_PREFIX};
 use super::fanotify::ActorSource;
-use super::hooks::decode::{self, Clock};
+use super::hooks::decode;
 use super::hooks::objects;
-use crate::model::Actor;
+use crate::model::{Actor, Clock};
 
 /// The programs, with their tracepoints.
 const PROGRAMS: [(&str, &str); 2] =

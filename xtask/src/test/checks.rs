@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use super::Tally;
+use super::again::Run;
 use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
@@ -71,7 +72,7 @@ pub(super) fn deny() -> Result<Tally> {
 }
 
 /// Unit and property tests of all crates.
-pub(super) fn unit() -> Result<Tally> {
+pub(super) fn unit(run: Run<'_>) -> Result<Tally> {
     let objects = crate::ebpf::build()?;
     let mut tally = Tally::default();
     for selection in [
@@ -79,7 +80,11 @@ pub(super) fn unit() -> Result<Tally> {
         &["--package", "meshseal-tests", "--test", "harness"],
     ] {
         let mut cargo = build::static_cargo(Profile::Lane, "test", &objects);
-        let one = libtest(cargo.arg("--no-fail-fast").args(selection))?;
+        cargo.arg("--no-fail-fast").args(selection);
+        if let Run::Again(_) = run {
+            cargo.args(["--", "--exact"]).args(run.tests());
+        }
+        let one = libtest(&mut cargo)?;
         tally.passed += one.passed;
         tally.failed += one.failed;
         tally.log.push_str(&one.log);
@@ -98,7 +103,7 @@ pub(super) fn libtest(cargo: &mut Command) -> Result<Tally> {
     for name in failed_tests(&text) {
         log.push_str(&format!("FAIL {name}\n"));
     }
-    Ok(Tally { passed, failed: failed + died, note: String::new(), log })
+    Ok(Tally { passed, failed: failed + died, log, ..Tally::default() })
 }
 
 /// Names in libtest's lines `test NAME ... FAILED`.
@@ -126,12 +131,12 @@ fn check(command: &mut Command) -> Result<Tally> {
     Ok(Tally {
         passed: u32::from(passed),
         failed: u32::from(!passed),
-        note: String::new(),
         log: format!(
             "{shown}\n{}{}",
             String::from_utf8_lossy(&out.stdout),
             String::from_utf8_lossy(&out.stderr)
         ),
+        ..Tally::default()
     })
 }
 

@@ -3,6 +3,7 @@
 //! Everything that is compiled to run (unit tests, test programs, the agent) shares one cargo profile and target, so that each
 //! dependency is built once. Details of a lane that failed are in `target/xtask-logs/<lane>.log`, and its end on stderr.
 
+mod again;
 mod checks;
 mod full;
 mod programs;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use self::again::once_more;
 use self::programs::Boot;
 use crate::cmd::{self, say};
 use crate::vm::kernel::Series;
@@ -31,6 +33,8 @@ pub(crate) struct Args {
 pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
+    /// What failed, and passed once more by itself: the line that told of the failure.
+    pub(crate) flaky: Vec<String>,
     /// For the summary; empty when there is nothing to add.
     pub(crate) note: String,
     /// Everything that the lane's programs said.
@@ -60,7 +64,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         lane("deny", checks::deny)?,
         lane("doc", checks::doc)?,
     ];
-    lanes.push(lane("unit", checks::unit)?);
+    lanes.push(lane("unit", || once_more(checks::unit))?);
     if args.full {
         lanes.push(lane("interop", full::interop)?);
         lanes.push(lane("fuzz", full::fuzz)?);
@@ -72,7 +76,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     })?);
     match built {
         Some(built) => {
-            lanes.push(lane("native", || programs::native(&built, args.full))?);
+            lanes.push(lane("native", || once_more(|run| programs::native(&built, args.full, run)))?);
             let guests: Vec<_> = Series::ALL
                 .iter()
                 .flat_map(|series| Boot::ALL.map(|(boot, suffix)| (*series, boot, suffix)))
@@ -86,7 +90,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
                             let built = &built;
                             scope.spawn(move || {
                                 lane(&format!("vm {series}{suffix}"), || {
-                                    programs::guest(*series, *boot, args.full, built)
+                                    once_more(|run| programs::guest(*series, *boot, args.full, built, run))
                                 })
                             })
                         })
@@ -106,11 +110,14 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 /// The lines of a log that name what failed, some of them, and as much of each as can be read.
 fn failures(log: &str) -> impl Iterator<Item = String> {
     const LINES: usize = 20;
-    const CHARACTERS: usize = 1500;
     log.lines()
         .filter(|line| line.starts_with("FAIL ") || line.contains(": FAIL "))
         .take(LINES)
-        .map(|line| line.chars().take(CHARACTERS).collect())
+        .map(shortened)
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(1500).collect()
 }
 
 /// Runs one lane; an error of it counts as one failure.
@@ -155,6 +162,12 @@ fn summary(lanes: &[Lane]) -> ExitCode {
         println!("{}", line.trim_end());
     }
     for lane in lanes {
+        for flaky in &lane.tally.flaky {
+            println!("{}: FLAKY, passed once more by itself: {}", lane.name, shortened(flaky));
+        }
+        if lane.tally.failed == 0 {
+            continue;
+        }
         for failure in failures(&lane.tally.log) {
             println!("{}: {failure}", lane.name);
         }

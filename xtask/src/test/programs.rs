@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::Tally;
+use super::again::Run;
 use crate::build::{self, Profile};
 use crate::vm::kernel::{self, Series};
 use crate::vm::{self, End, Output, VmSpec};
@@ -48,7 +49,7 @@ pub(super) fn build() -> Result<Built> {
 }
 
 /// As root, on this machine; `full` with what takes long.
-pub(super) fn native(built: &Built, full: bool) -> Result<Tally> {
+pub(super) fn native(built: &Built, full: bool, run: Run<'_>) -> Result<Tally> {
     if !rustix::process::geteuid().is_root() {
         bail!("the native tests need root: run `cargo xtask test` as root");
     }
@@ -61,6 +62,7 @@ pub(super) fn native(built: &Built, full: bool) -> Result<Tally> {
     });
     for program in &built.native {
         let name = name(program);
+        let Some(cases) = run.cases(&name) else { continue };
         // Its stderr goes to a file: a program that writes much must not wait for somebody who reads.
         let mut errors = tempfile::tempfile().context("cannot create a temporary file")?;
         let limit = if full { FULL_LIMIT } else { PROGRAM_LIMIT };
@@ -71,6 +73,7 @@ pub(super) fn native(built: &Built, full: bool) -> Result<Tally> {
         let out = command
             .args(["-k", "5", &limit.to_string()])
             .arg(program)
+            .args(cases)
             .env("MESHSEAL", &built.meshseal)
             .env("MESHSEAL_RECEIVERS", &receivers)
             .stdin(Stdio::null())
@@ -128,19 +131,26 @@ const FULL_ONLY: [&str; 4] = ["vm_agent", "vm_day", "vm_filesystems", "vm_pods"]
 /// The security modules of a node that does not have `bpf` among them.
 const WITHOUT_BPF: &str = "lockdown,capability";
 
-/// All programs for that boot in one guest of that kernel; `full` with those that take long.
-pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built) -> Result<Tally> {
+/// The programs for that boot in one guest of that kernel; `full` with those that take long.
+pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built, run: Run<'_>) -> Result<Tally> {
     let limit = if full { FULL_LIMIT } else { PROGRAM_LIMIT };
     let programs: Vec<PathBuf> =
         built.guest.iter().filter(|program| boot.runs(program, series, full)).cloned().collect();
+    let chosen: Vec<(String, Vec<&str>)> = programs
+        .iter()
+        .map(|program| name(program))
+        .filter_map(|name| run.cases(&name).map(|cases| (name, cases)))
+        .collect();
     let kernel = kernel::resolve(series)?;
     let package = kernel.package.clone();
     let set = if full { format!("export {FULL}=1; ") } else { String::new() };
     let script = format!(
-        "{set}for program in \"$@\"; do echo \"== start $program\"; timeout {limit} /with/$program; echo \"== end $?\"; done"
+        "{set}for program in \"$@\"; do echo \"== start ${{program%% *}}\"; timeout {limit} /with/$program; echo \"== end $?\"; done"
     );
     let mut command: Vec<std::ffi::OsString> = ["sh", "-c", &script, "sh"].map(Into::into).to_vec();
-    command.extend(programs.iter().map(|program| name(program).into()));
+    // Names of programs and cases hold nothing that a shell takes apart or replaces, but for the blanks between them.
+    command
+        .extend(chosen.iter().map(|(name, cases)| [&[name.as_str()], &cases[..]].concat().join(" ").into()));
     let mut spec = VmSpec::new(kernel, command);
     spec.meshseal = Some(built.meshseal.clone());
     spec.with.clone_from(&programs);
@@ -168,7 +178,7 @@ pub(super) fn guest(series: Series, boot: Boot, full: bool, built: &Built) -> Re
     }
     tally.log.push_str(&String::from_utf8_lossy(&outcome.stderr));
     match &outcome.end {
-        End::Exited(_) if ended == programs.len() => {}
+        End::Exited(_) if ended == chosen.len() => {}
         End::Exited(status) => {
             tally.failed += 1;
             tally.log.push_str(&format!("the guest ended with {status} before all programs had run\n"));

@@ -11,9 +11,11 @@ use super::parse::{Event, Named, Pidfd};
 use super::sys::FileId;
 use crate::model::Time;
 
-/// How long an act waits for its other half. Both come from one system call, but whoever makes it may lose its processor between
-/// them; other events do not make it longer.
-const HALF: Duration = Duration::from_millis(120);
+/// How long a rename waits for the rest of it, which need not come. All of it comes from one system call, but whoever makes it may
+/// lose its processor between them; other events do not make it longer.
+const REST: Duration = Duration::from_millis(120);
+/// How long a change of the link count waits for the name that was made or taken away: that one always comes.
+const NAME: Duration = Duration::from_secs(1);
 
 /// A directory and an entry of it.
 pub(super) type OwnedName = (FileId, Vec<u8>);
@@ -144,8 +146,9 @@ impl Assembler {
 
     fn hold(&mut self, act: Act) -> Option<Act> {
         if act.mask & MOVES != 0 || act.is_link_count() {
+            let wait = if act.is_link_count() { NAME } else { REST };
             self.held = Some(act);
-            self.until = Some(Instant::now() + HALF);
+            self.until = Some(Instant::now() + wait);
             return None;
         }
         Some(act)

@@ -9,7 +9,7 @@ use monitor_ebpf::record::{
 };
 
 use super::cmdline;
-use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Slot, Time};
+use crate::model::{Actor, Clock, HostPath, InodeKey, Observation, Operation, Rung, Slot, Time};
 
 /// A record that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,26 +35,6 @@ pub(super) struct Decoded {
     /// Of the options of a mount, only those of this one.
     pub one_mount: bool,
     pub observation: Observation,
-}
-
-/// Offset of the realtime clock from the boot clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    offset: i64,
-}
-
-impl Clock {
-    /// As it is now.
-    pub(crate) fn now() -> Self {
-        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let boot = boot.tv_sec.saturating_mul(1_000_000_000).saturating_add(boot.tv_nsec);
-        Self { offset: Time::now().0.saturating_sub(boot) }
-    }
-
-    /// Wall-clock time of nanoseconds since boot.
-    pub(crate) fn wall(self, boot: u64) -> Time {
-        Time(self.offset.saturating_add(i64::try_from(boot).unwrap_or(i64::MAX)))
-    }
 }
 
 /// Takes one record apart.
@@ -227,7 +207,7 @@ const _: () = assert!(size_of::<RenameEvent>() * 64 < limits::RING);
 /// What the fuzzers give to the decoders of records and actors.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let clock = Clock { offset: 0 };
+    let clock = Clock::with_offset(0);
     crate::fuzz::used(decode(bytes, clock, Rung::Lsm));
     crate::fuzz::used(pod::<RawActor>(bytes).map(|raw| actor(&raw, clock)));
 }
@@ -268,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_rename_is_read_whole() {
-        let decoded = decode(&bytes_of(&rename()), Clock { offset: 100 }, Rung::Lsm).unwrap();
+        let decoded = decode(&bytes_of(&rename()), Clock::with_offset(100), Rung::Lsm).unwrap();
         assert_eq!(decoded.slots, [3, 4, 9]);
         let seen = decoded.observation;
         assert_eq!((seen.time, seen.operation, seen.slot), (Time(105), Operation::Rename, Slot(3)));
@@ -290,7 +270,7 @@ mod tests {
         let error = |change: fn(&mut RenameEvent)| {
             let mut record = rename();
             change(&mut record);
-            decode(&bytes_of(&record), Clock { offset: 0 }, Rung::Lsm).unwrap_err().to_string()
+            decode(&bytes_of(&record), Clock::with_offset(0), Rung::Lsm).unwrap_err().to_string()
         };
         assert_eq!(error(|record| record.event.kind = 9), "record with kind 9");
         assert_eq!(error(|record| record.event.hook = 0), "record with hook 0");
@@ -299,10 +279,10 @@ mod tests {
         let short = bytes_of(&rename());
         let short = &short[..size_of::<Event>()];
         assert_eq!(
-            decode(short, Clock { offset: 0 }, Rung::Lsm).unwrap_err(),
+            decode(short, Clock::with_offset(0), Rung::Lsm).unwrap_err(),
             DecodeError::Size(size_of::<Event>())
         );
-        assert_eq!(decode(&[], Clock { offset: 0 }, Rung::Lsm).unwrap_err(), DecodeError::Size(0));
+        assert_eq!(decode(&[], Clock::with_offset(0), Rung::Lsm).unwrap_err(), DecodeError::Size(0));
     }
 
     proptest! {
@@ -316,8 +296,8 @@ mod tests {
                 let at = at % bytes.len();
                 bytes[at] = value;
             }
-            drop(decode(&bytes[..len], Clock { offset: i64::MAX }, Rung::Lsm));
-            drop(decode(&bytes, Clock { offset: i64::MIN }, Rung::Lsm));
+            drop(decode(&bytes[..len], Clock::with_offset(i64::MAX), Rung::Lsm));
+            drop(decode(&bytes, Clock::with_offset(i64::MIN), Rung::Lsm));
         }
     }
 }

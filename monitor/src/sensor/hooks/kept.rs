@@ -23,10 +23,10 @@ use monitor_ebpf::record::{Event, RenameEvent};
 use serde::{Deserialize, Serialize};
 
 use super::chain;
-use super::decode::{Clock, call_end, decode};
+use super::decode::{call_end, decode};
 use super::pinned::{ROOT, lock, remove};
 use super::prog_info;
-use crate::model::{HostPath, Rung, Slot, Time, WatchKind};
+use crate::model::{Clock, HostPath, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 
 const NOTE: &str = "kept.json";

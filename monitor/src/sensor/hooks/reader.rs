@@ -11,12 +11,12 @@ use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::canary::Canaries;
-use super::decode::{Clock, Decoded, call_end, decode};
+use super::decode::{Decoded, call_end, decode};
 use super::ends::Ends;
 use super::kept::{Before, Takeover};
 use super::prog_info;
 use super::shared::Shared;
-use crate::model::{Observation, Operation, Rung, Slot, Time};
+use crate::model::{Clock, Observation, Operation, Rung, Slot, Time};
 use crate::sensor::SensorEvent;
 use crate::sensor::pins::{Pins, Witness};
 
