@@ -9,7 +9,7 @@ use monitor_ebpf::record::{
 };
 
 use super::cmdline;
-use crate::model::{Actor, Clock, HostPath, InodeKey, Observation, Operation, Rung, Slot, Time};
+use crate::model::{Actor, Clock, HostPath, InodeKey, Observation, Operation, Rung, Slot};
 
 /// A record that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -217,6 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::Time;
 
     fn bytes_of<T: aya::Pod>(value: &T) -> Vec<u8> {
         // SAFETY: `Pod` has no padding.
