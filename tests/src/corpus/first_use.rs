@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::world::{places, scratch};
-use crate::agent::{Agent, Home, Signer, told, told_of};
+use crate::agent::{Agent, Home, PATIENCE, Signer, told, told_of};
 use crate::meshseal;
 
 const CONFLIST: &str =
@@ -43,7 +44,14 @@ pub(super) fn what_nobody_signed_is_held_to_what_it_was_at_first() -> Result<()>
         ensure!(code == if posture == "violated" { 1 } else { 3 }, "{posture} is told by {code}");
         Ok(())
     };
-    let (status, code) = agent.status()?;
+    // It is told of before the judge has it.
+    let until = Instant::now() + PATIENCE;
+    let (status, code) = loop {
+        let (status, code) = agent.status()?;
+        if status["baseline"][0]["name"] == NAME || Instant::now() > until {
+            break (status, code);
+        }
+    };
     unsigned(&status, code, "uncertain")?;
     let before = agent.stop()?;
 
@@ -59,24 +67,32 @@ pub(super) fn what_nobody_signed_is_held_to_what_it_was_at_first() -> Result<()>
 
     // Put right, reviewed and signed: from then on it is a baseline like any other.
     fs::write(&conflist, CONFLIST)?;
+    // Whoever puts it right writes to it too. What is looked at only once it is signed would stay open: that was judged by what is signed.
+    let put_right = agent.find("what put it right", |record| {
+        record["kind"] == "violation.opened" && record["violation"] == "reverted"
+    })?;
     let statement = home.dir.join("work/proposed.json");
     let mut propose = Command::new(meshseal());
     propose.args(["propose", "--name", "release", "-o"]).arg(&statement);
     told(propose.arg("--socket").arg(home.socket()))?;
     home.offer("release", &home.sign(&statement, Signer::Trusted)?)?;
     agent.reload()?;
-    let resolved = agent.find("the end of it", |record| record["kind"] == "violation.resolved")?;
-    ensure!(
-        resolved["violation_id"] == found["uid"] && resolved["resolution"] == "rebaselined",
-        "{resolved}"
-    );
+    agent.wait("the end of both", |seen| {
+        let ended = |one: &Value| {
+            seen.iter().any(|record| {
+                record["kind"] == "violation.resolved"
+                    && record["violation_id"] == one["uid"]
+                    && record["resolution"] == "rebaselined"
+            })
+        };
+        ended(&found) && ended(&put_right)
+    })?;
     let (status, code) = agent.status()?;
     ensure!(status["posture"] == "intact" && code == 0, "{} {}", status["posture"], status["reasons"]);
     ensure!(status["objects"]["first_use"] == 0, "{}", status["objects"]);
     let seen = agent.stop()?;
     let opened = seen.iter().filter(|record| record["kind"] == "violation.opened");
     let kinds: Vec<&str> = opened.filter_map(|record| record["violation"].as_str()).collect();
-    // Whoever puts it right writes to it too.
     ensure!(kinds == ["content", "reverted"], "{kinds:?}: {}", told_of(&seen));
     home.verify_journal()
 }
