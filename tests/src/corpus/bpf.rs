@@ -1,6 +1,6 @@
 //! What whoever is root can do to another process's programs and maps, by the numbers that the kernel gives them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +9,7 @@ const MAP_DELETE_ELEM: i32 = 3;
 const MAP_GET_NEXT_KEY: i32 = 4;
 const PROG_GET_NEXT_ID: i32 = 11;
 const MAP_GET_NEXT_ID: i32 = 12;
+const PROG_GET_FD_BY_ID: i32 = 13;
 const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const LINK_GET_FD_BY_ID: i32 = 30;
@@ -17,6 +18,8 @@ const LINK_DETACH: i32 = 34;
 
 /// `BPF_MAP_TYPE_INODE_STORAGE`.
 const INODE_STORAGE: u32 = 28;
+/// `BPF_OBJ_NAME_LEN`, with the zero at its end.
+const NAME_LEN: usize = 16;
 /// Longest key of a map of tags.
 const KEY_MAX: usize = 64;
 
@@ -136,6 +139,46 @@ impl Tags {
             }
         }
     }
+}
+
+/// `struct bpf_prog_info`, its beginning.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ProgInfo {
+    before: [u64; 8],
+    name: [u8; NAME_LEN],
+}
+
+/// What that program is called, as much of it as the kernel keeps.
+fn name_of(program: u32) -> Result<String> {
+    let fd = by_id(PROG_GET_FD_BY_ID, program)?;
+    let mut info = ProgInfo::default();
+    let len = u32::try_from(size_of::<ProgInfo>())?;
+    bpf(OBJ_GET_INFO_BY_FD, &mut [pair(number(&fd), len), (&raw mut info).addr() as u64, 0, 0])
+        .context("BPF_OBJ_GET_INFO_BY_FD")?;
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// The links by which a process holds the program of that name, each with the descriptor.
+pub(super) fn links_of(pid: i32, program: &str) -> Result<Vec<(u32, i32)>> {
+    let kept = &program[..program.len().min(NAME_LEN - 1)];
+    let mut found = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let entry = entry?;
+        // What was open may be closed by now.
+        let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+        let number = |name: &str| {
+            let mut fields = info.lines().filter_map(|line| line.split_once(':'));
+            fields.find(|(key, _)| *key == name).and_then(|(_, value)| value.trim().parse::<u32>().ok())
+        };
+        if let (Some(link), Some(id)) = (number("link_id"), number("prog_id"))
+            && name_of(id)? == kept
+        {
+            found.push((link, entry.file_name().to_string_lossy().parse()?));
+        }
+    }
+    Ok(found)
 }
 
 /// Asks the kernel to detach a link.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::XattrFlags;
+use rustix::mount::MountFlags;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -53,31 +54,27 @@ fn gap_is_reconciled(agent: &mut Agent, at: &str) -> Result<()> {
     agent.find("the gap's end", |record| of(record, true)).map(drop)
 }
 
-/// Detaches the program on a hook for good: no pin and no descriptor holds its link any more.
-fn detach(agent: &Agent, home: &Home, hook: &str) -> Result<()> {
+/// Detaches a program for good: no pin and no descriptor holds its link any more.
+fn detach(agent: &Agent, home: &Home, program: &str) -> Result<()> {
     let note: Value = serde_json::from_slice(&fs::read(home.dir.join("state/kept.json"))?)?;
-    let link = note["links"][hook][0].as_u64().with_context(|| format!("no link of {hook} in {note}"))?;
-    let link = u32::try_from(link)?;
+    let links = bpf::links_of(agent.pid(), program)?;
+    let (link, _) = *links.first().with_context(|| format!("no link of {program}"))?;
     let refused = bpf::detach(link);
     ensure!(refused.is_err(), "this kernel detaches what stands on a hook");
-    let generation = note["generation"].as_str().context("no generation")?;
-    fs::remove_file(Path::new("/sys/fs/bpf/meshseal").join(generation).join(hook))?;
-    let pid = agent.pid();
-    let is_it = |info: &str| {
-        let mut fields = info.lines().filter_map(|line| line.split_once(':'));
-        fields.any(|(key, value)| key == "link_id" && value.trim() == link.to_string())
-    };
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        let entry = entry?;
-        // What was open may be closed by now.
-        if fs::read_to_string(entry.path()).is_ok_and(|info| is_it(&info)) {
-            inject::replace_descriptor(pid, entry.file_name().to_string_lossy().parse()?)?;
-        }
+    // What ends with the agent anyway is not pinned.
+    if note["links"][program].is_array() {
+        ensure!(note["links"][program][0] == link, "link {link} of {program}, noted is {note}");
+        let generation = note["generation"].as_str().context("no generation")?;
+        fs::remove_file(Path::new("/sys/fs/bpf/meshseal").join(generation).join(program))?;
+    }
+    for (other, descriptor) in links {
+        ensure!(other == link, "links {link} and {other} of {program}");
+        inject::replace_descriptor(agent.pid(), descriptor)?;
     }
     // The kernel lets go of what a file held some time after it was closed.
     let until = Instant::now() + PATIENCE;
     while bpf::is_linked(link) {
-        ensure!(Instant::now() < until, "the link of {hook} is still there");
+        ensure!(Instant::now() < until, "the link of {program} is still there");
         std::thread::yield_now();
     }
     Ok(())
@@ -92,7 +89,7 @@ fn is_seen(agent: &mut Agent, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What somebody takes from the sensor: all tags, then one hook, then one tag.
+/// What somebody takes from the sensor: all tags, then one hook, then programs that no canary proves, then one tag.
 pub(super) fn what_is_taken_from_the_sensor_is_missed() -> Result<()> {
     let (scratch, dir, home) = bench(4)?;
     configured(&home, &format!("sensor: {{ rung: auto, canaryInterval: {}s }}\n", PERIOD.as_secs()))?;
@@ -107,6 +104,7 @@ pub(super) fn what_is_taken_from_the_sensor_is_missed() -> Result<()> {
     // The others go on, and so does what was tagged anew.
     is_seen(&mut agent, &object(&dir, 1))?;
     is_seen(&mut agent, &dir.join("new"))?;
+    what_no_canary_proves(&mut agent, &home, scratch.path(), &dir).context("what no canary proves")?;
     a_tag(&mut agent, &lone).context("a tag")?;
     agent.stop()?;
     home.verify_journal()
@@ -220,6 +218,70 @@ fn a_hook(agent: &mut Agent, home: &Home, dir: &Path) -> Result<()> {
             .count()
             == 2
     })
+}
+
+/// The programs that keep the tags, where there are such, and one on the end of a call: whoever detaches them is noticed as well, and
+/// they do again what they are for.
+fn what_no_canary_proves(agent: &mut Agent, home: &Home, scratch: &Path, dir: &Path) -> Result<()> {
+    if agent.rung()? == "fentry" {
+        // Without it nothing can be tagged, a canary neither: all families are blind meanwhile.
+        lives_again(agent, home, "path_notify", "security_path_notify")?;
+        let later = scratch.join("later");
+        fs::write(&later, SEALED)?;
+        let objects = |agent: &Agent| Ok::<_, anyhow::Error>(agent.status()?.0["objects"].clone());
+        let before = objects(agent)?["total"].as_u64().context("no objects")?;
+        home.baseline("later", 1, &[&later])?;
+        agent.reload()?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = objects(agent)?;
+            if now["total"].as_u64() > Some(before) && now["unverified"] == 0 {
+                break;
+            }
+            ensure!(Instant::now() < until, "the new object is not verified: {now}");
+        }
+        is_seen(agent, &later)?;
+        lives_again(agent, home, "inode_free", "security_inode_free")?;
+        sees_everything(agent)?;
+    }
+    lives_again(agent, home, "end_of_mount", "__x64_sys_mount")?;
+    // Only at its end it is known that it came to nothing.
+    let target = object(dir, 3);
+    let no_such = rustix::mount::mount("none", &target, "meshseal", MountFlags::empty(), None);
+    ensure!(no_such.is_err(), "a file system that is none was mounted");
+    let is_about = about(&target);
+    let told =
+        agent.find("the mount that failed", |record| record["operation"] == "mount" && is_about(record))?;
+    ensure!(told["kind"] == "attempt", "{}", told_of([&told]));
+    Ok(())
+}
+
+/// A program is detached, which is told by the name of what it stands on; it is attached anew, and all is verified.
+fn lives_again(agent: &mut Agent, home: &Home, program: &str, stands_on: &str) -> Result<()> {
+    let gaps = |seen: &[Value]| {
+        let over = |one: &&Value| one["kind"] == "gap" && one["at"] == "hooks" && one["reconciled"] == true;
+        seen.iter().filter(over).count()
+    };
+    let before = gaps(&agent.seen);
+    detach(agent, home, program).with_context(|| format!("detaching {program}"))?;
+    let begun = Instant::now();
+    let names = |list: &Value| {
+        let mut list = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+        list.any(|one| one.contains(stands_on) && one.contains("attached anew"))
+    };
+    let told = agent.find(&format!("that {program} is gone"), |record| {
+        record["kind"] == "sensor.changed" && names(&record["families_blind"])
+    })?;
+    ensure!(begun.elapsed() <= 2 * PERIOD + GRACE, "{program} after {:?}", begun.elapsed());
+    ensure!(told["severity"] == "high" && told["coverage"] == "reduced", "{told}");
+    agent.find(&format!("that {program} lives again"), |record| {
+        let reason = record["reason"].as_str().unwrap_or_default();
+        record["kind"] == "sensor.changed"
+            && reason.contains(&format!("{stands_on}: "))
+            && reason.starts_with("attached anew: ")
+    })?;
+    agent.wait("the gap's end", |seen| gaps(seen) > before)?;
+    sees_everything(agent).with_context(|| format!("after {program}"))
 }
 
 /// A write to its object is found by the object's pin, which does not say who; the next one is seen again.

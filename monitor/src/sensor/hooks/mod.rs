@@ -614,7 +614,8 @@ impl Sensor for HookSensor {
             let name = self.rung.named("inode_free");
             blind_to.push(format!("{}: {name}: canary not seen", Family::Inherit.as_str()));
         }
-        blind_to.extend(self.revivals.blind(&self.standing));
+        let (beside, blind) = self.revivals.beside_canaries(&self.standing);
+        blind_to.extend(blind);
         let mut hooks = Vec::new();
         for state in &self.hooks {
             let Some(spec) = specs::spec_of(state.id) else { continue };
@@ -635,6 +636,7 @@ impl Sensor for HookSensor {
                 }
             }
         }
+        hooks.extend(beside);
         Health { rung: self.rung.rung(), hooks, blind_to }
     }
 }

@@ -17,8 +17,8 @@ use super::rung::{self, HookRung};
 use super::specs::{EndSpec, Spec};
 use super::{chain, ends};
 use crate::model::{Family, Time};
-use crate::sensor::Lapse;
 use crate::sensor::btf::Btf;
+use crate::sensor::{Hook, Lapse};
 
 /// Tries in a row, after each of which the next waits twice as long. They last for three hours.
 const TRIES: u32 = 14;
@@ -209,21 +209,54 @@ impl Revivals {
         })
     }
 
-    /// Families that are blind because a program that no canary proves is detached.
-    pub(super) fn blind(&self, standing: &[Standing]) -> Vec<String> {
-        let mut blind = Vec::new();
+    /// Programs that no canary proves and that were found detached, as hooks; and the families that are blind while they are.
+    pub(super) fn beside_canaries(&self, standing: &[Standing]) -> (Vec<Hook>, Vec<String>) {
+        let (mut hooks, mut blind) = (Vec::new(), Vec::new());
         for one in standing.iter().filter(|one| one.id.is_none()) {
-            let Some(reason) = self.reason(one.program) else { continue };
-            let told = |family: &Family| format!("{}: {}: {reason}", family.as_str(), one.name);
-            blind.extend(one.families.iter().map(told));
+            let Some(case) = self.0.get(one.program) else { continue };
+            let reason = self.reason(one.program);
+            for family in one.families {
+                hooks.push(Hook {
+                    name: one.name.clone(),
+                    family: *family,
+                    live: reason.is_none(),
+                    last_canary: None,
+                    lapse: case.lapse,
+                });
+                blind.extend(reason.iter().map(|why| format!("{}: {}: {why}", family.as_str(), one.name)));
+            }
         }
-        blind
+        (hooks, blind)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sensor::hooks::specs::ENDS;
+
+    #[test]
+    fn what_no_canary_proves_is_dead_until_it_is_attached_anew() {
+        let standing = [Standing::keeper("path_notify", HookRung::Fentry), Standing::on_end(&ENDS[0])];
+        let mut revivals = Revivals::default();
+        assert_eq!(revivals.beside_canaries(&standing), (Vec::new(), Vec::new()));
+        let mut case = Case::new(Instant::now());
+        case.pending = Some(Err("detached".to_owned()));
+        revivals.0.insert("path_notify", case);
+        let (hooks, blind) = revivals.beside_canaries(&standing);
+        let one = |hooks: &[Hook]| match hooks {
+            [one] => (one.name.clone(), one.family, one.live, one.lapse),
+            _ => panic!("{hooks:?}"),
+        };
+        assert_eq!(one(&hooks), ("security_path_notify".to_owned(), Family::Inherit, false, None));
+        assert_eq!(blind, ["inherit: security_path_notify: detached, to be attached anew: detached"]);
+        let lapse = Lapse { dead_since: None, live_since: Time(7), tries: 1 };
+        let case = revivals.0.get_mut("path_notify").unwrap();
+        (case.pending, case.lapse) = (None, Some(lapse));
+        let (hooks, blind) = revivals.beside_canaries(&standing);
+        assert_eq!(one(&hooks), ("security_path_notify".to_owned(), Family::Inherit, true, Some(lapse)));
+        assert!(blind.is_empty());
+    }
 
     #[test]
     fn tries_are_bounded_and_ever_rarer() {
