@@ -162,14 +162,15 @@ pub struct Control {
     pub reserved: u32,
 }
 
-/// What an inode is known by where there is no inode storage: as it stands in the inode, not as `stat` tells it.
+/// What an inode is known by where there is no inode storage. Two inodes that are in the cache at one time never have one address; number
+/// and device they may share, as those of two btrfs subvolumes do.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InodeId {
-    /// `i_ino`.
-    pub ino: u64,
-    /// `s_dev` of its super block.
-    pub dev: u32,
+    /// Where the kernel has it: meaningless to whoever is not in the kernel.
+    pub address: u64,
+    /// The lower half of `i_ino`: with the generation it tells the inode from one that had its address before, and went unseen.
+    pub ino: u32,
     /// `i_generation`.
     pub generation: u32,
 }

@@ -40,7 +40,7 @@ macro_rules! hook {
 }
 pub(crate) use hook;
 
-/// What the kernel knows an inode by. The generation tells it from one that had its number before.
+/// What an inode is known by here.
 ///
 /// # Safety
 /// `inode` is a typed pointer and not null.
@@ -48,10 +48,10 @@ pub(crate) use hook;
 unsafe fn id_of(inode: Ptr) -> InodeId {
     // SAFETY: the caller's word, and walked from there.
     unsafe {
-        let sb: Ptr = field(inode, layout!(inode_i_sb));
+        let ino: u64 = field(inode, layout!(inode_i_ino));
         InodeId {
-            ino: field(inode, layout!(inode_i_ino)),
-            dev: field(sb, layout!(sb_s_dev)),
+            address: inode as u64,
+            ino: ino as u32,
             generation: field(inode, layout!(inode_i_generation)),
         }
     }
@@ -85,8 +85,7 @@ pub(crate) unsafe fn tag(inode: Ptr, tag: Tag) -> bool {
 hook!("path_notify", path_notify);
 
 /// The agent is about to pin an inode by an inotify watch: the tag that it has asked for is set here, because only here
-/// all of what the inode is known by can be seen. (`/proc/self/fdinfo` of the pin has number and device, but the
-/// generation only inside of a file handle, which each file system makes as it likes.)
+/// all of what the inode is known by can be seen.
 #[inline(always)]
 fn path_notify(ctx: &Context) {
     let Some(request) = REQUEST.get_ptr_mut(0) else { return };
