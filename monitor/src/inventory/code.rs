@@ -16,6 +16,9 @@ use super::mounts::Mounts;
 use super::procs::{Proc, kernel_dev, read};
 use crate::model::{Actor, HostPath, InodeKey, Observation};
 
+/// Why a file of the layer of changes is foreign.
+const MADE_HERE: &str = "is not its image's: it was made or changed in the container";
+
 /// Longest mountinfo that is read, in bytes.
 const MOUNTINFO_MAX: u64 = 64 << 20;
 
@@ -138,6 +141,9 @@ impl Code {
                 return of_overlay(&self.host_root, &layers, actor.map(Box::as_ref), inode, in_fs)
                     .and_then(|why| told(place.clone(), why));
             }
+            if let Some((seen, changed)) = of_its_layers(&table, actor.map(Box::as_ref), inode, in_fs) {
+                return if changed { told(seen, MADE_HERE) } else { None };
+            }
             if is_systems(&table.mounts, &root, inode, in_fs) {
                 return None;
             }
@@ -169,7 +175,26 @@ fn of_overlay(
     let absent = std::fs::symlink_metadata(upper).is_err_and(|error| {
         matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
     });
-    (!absent).then_some("is not its image's: it was made or changed in the container")
+    (!absent).then_some(MADE_HERE)
+}
+
+/// Where a file of a layer is seen in the container whose program the actor runs, if that is made of the layer; and whether it was made or
+/// changed there. What is mapped on an overlay is mapped from the layer, and so the kernel names it where a mapping is made code later.
+fn of_its_layers(
+    table: &Table,
+    actor: Option<&Actor>,
+    inode: InodeKey,
+    in_fs: &HostPath,
+) -> Option<(HostPath, bool)> {
+    let exe = actor?.exe_inode?;
+    let all = table.mounts.all();
+    let mut overlays = all.iter().filter(|mount| mount.dev == exe.dev && mount.fs_type == "overlay");
+    overlays.find_map(|overlay| {
+        let layers = Layers::of_mount(&table.text, overlay.id)?;
+        // The layers are named as whoever mounted the overlay saw them.
+        let mut its = all.iter().filter(|mount| mount.dev == inode.dev);
+        its.find_map(|mount| layers.seen(&Mounts::seen_through(mount, in_fs)?))
+    })
 }
 
 /// Whether the file is one of the system's, which only root may write.
@@ -314,6 +339,22 @@ pub(super) mod tests {
         );
         let others = Some(("/run/b/rootfs/lib/libc.so".to_owned(), "is another container's"));
         assert_eq!(at("/lib/libc.so", 3), others);
+    }
+
+    #[test]
+    fn what_is_mapped_from_a_layer_is_judged_as_the_container_sees_it() {
+        let node = Node::new();
+        let at = |inode, path: &str, exe| node.judge(&loaded(inode, path, exe));
+        let own = node.file("s/1/fs/lib/libc.so", 0o755);
+        let made = node.file("s/3/fs/tmp/evil.so", 0o755);
+        assert_eq!(at(own, "/s/1/fs/lib/libc.so", 50), None);
+        assert_eq!(
+            at(made, "/s/3/fs/tmp/evil.so", 50),
+            Some(("/run/b/rootfs/tmp/evil.so".to_owned(), super::MADE_HERE))
+        );
+        // Of another program's container it is not.
+        let other = "is neither sealed nor the system's";
+        assert_eq!(at(own, "/s/1/fs/lib/libc.so", 3), Some(("/s/1/fs/lib/libc.so".to_owned(), other)));
     }
 
     #[test]

@@ -81,6 +81,17 @@ impl Layers {
         let upper = self.upper.as_ref().map(|layer| layer.join(inside));
         Some((upper, self.lower.iter().map(|layer| layer.join(inside)).collect()))
     }
+
+    /// Where what lies at `path` in one of the layers is seen through this mount, unless another layer hides it; and whether that layer is
+    /// the one that changes go to.
+    #[must_use]
+    pub fn seen(&self, path: &HostPath) -> Option<(HostPath, bool)> {
+        let layers = self.upper.iter().map(|layer| (layer, true));
+        layers.chain(self.lower.iter().map(|layer| (layer, false))).find_map(|(layer, changes)| {
+            let inside = HostPath::new(b"/".to_vec()).join(path.below(layer)?);
+            Some((self.point.join(inside.below(&self.root)?), changes))
+        })
+    }
 }
 
 /// Parts a list at its colons. One that belongs to a name stands behind a backslash.
@@ -114,6 +125,20 @@ mod tests {
         let (upper, lower) = Layers::of_mount(TABLE, id)?.places(&HostPath::from(path))?;
         let text = |path: &HostPath| path.to_string();
         Some((upper.as_ref().map(text), lower.iter().map(text).collect()))
+    }
+
+    #[test]
+    fn a_file_of_a_layer_is_seen_through_the_mount() {
+        let seen = |id: u64, path: &str| {
+            let (path, changes) = Layers::of_mount(TABLE, id)?.seen(&HostPath::from(path))?;
+            Some((path.to_string(), changes))
+        };
+        assert_eq!(seen(70, "/s/3/fs/lib/x.so"), Some(("/run/b/1/rootfs/lib/x.so".to_owned(), true)));
+        assert_eq!(seen(70, "/s/1/fs/lib/x.so"), Some(("/run/b/1/rootfs/lib/x.so".to_owned(), false)));
+        assert_eq!(seen(71, "/s/2/fs/x"), Some(("/m/x".to_owned(), false)));
+        assert_eq!(seen(72, "/c/etc/x"), Some(("/m n/x".to_owned(), false)));
+        assert_eq!(seen(72, "/c/usr/x"), None);
+        assert_eq!(seen(70, "/s/9/fs/lib/x.so"), None);
     }
 
     fn texts(all: &[&str]) -> Vec<String> {
