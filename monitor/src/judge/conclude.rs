@@ -556,9 +556,14 @@ fn may_still_come(act: &Act) -> bool {
 }
 
 impl Verdict {
-    /// Whether something was only touched, for a reason that is told of in advance.
+    /// Whether something was only touched, or may have been seen half written, for a reason that is told of in advance: a direct write
+    /// extends a file before its bytes are there.
     fn may_be_early(&self) -> bool {
-        self.attempts.iter().any(may_still_come) || self.reverted_by(may_still_come)
+        let content = |finding: &&Finding| finding.kind == ViolationKind::Content;
+        let mut written = self.findings.iter().filter(content);
+        self.attempts.iter().any(may_still_come)
+            || self.reverted_by(may_still_come)
+            || written.any(|finding| finding.act.as_ref().is_some_and(may_still_come))
     }
 
     fn reverted_by(&self, way: impl Fn(&Act) -> bool) -> bool {

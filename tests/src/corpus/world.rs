@@ -402,7 +402,8 @@ fn a_restart_finds_nothing_new() -> Result<()> {
     let world = world()?;
     let opened = world.records.iter().filter(|record| record["kind"] == "violation.opened").count();
     let new: Vec<&Value> = world.later.iter().filter(|record| is_finding(record)).collect();
-    ensure!(new.is_empty(), "found anew: {}", told_of(new));
+    let now: Vec<&Value> = new.iter().map(|record| &record["actual"]).collect();
+    ensure!(new.is_empty(), "found anew: {}; now {now:?}", told_of(new.iter().copied()));
     for (status, code) in [&world.status, &world.after] {
         ensure!(status["posture"] == "violated" && *code == 1, "posture {} ({code})", status["posture"]);
         ensure!(status["violations"]["open"] == opened, "{} of {opened} open", status["violations"]);

@@ -26,6 +26,16 @@ async fn a_write_that_comes_after_it_was_told_as_an_attempt_is_found() {
 }
 
 #[tokio::test]
+async fn what_was_seen_half_written_is_seen_whole() {
+    let mut bench = bench().await;
+    std::fs::write(bench.path("/x/lone"), "tw").unwrap();
+    bench.see("dd", Operation::Write, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "opened Content /x/lone Write dd");
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    assert_eq!(bench.next().await, "updated Content /x/lone Write dd");
+}
+
+#[tokio::test]
 async fn a_file_put_in_its_place_while_the_rename_was_looked_at_is_found() {
     let mut bench = bench().await;
     // Only the change time of the one that will be replaced has moved yet.
