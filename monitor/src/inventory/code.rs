@@ -107,6 +107,12 @@ impl Code {
         if let (Ok(actor), Some(in_fs)) = (&observation.actor, &observation.path_in_fs) {
             places.push(below(&self.proc.path(actor.tgid, "root"), in_fs));
         }
+        // What is told by its place in a container may be its layer's file.
+        if let (Some(inode), Some(in_fs)) = (observation.inode, &observation.path_in_fs) {
+            let table = self.of_host(inode.dev);
+            let at = table.and_then(|table| table.mounts.host_path(inode.dev, in_fs));
+            places.extend(at.map(|at| below(&self.host_root, &at)));
+        }
         let sha256 = self.hashes.of(&self.proc, observation, &places);
         Some(Foreign { path, why, sha256 })
     }

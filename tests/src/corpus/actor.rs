@@ -42,6 +42,14 @@ pub(super) fn play(arguments: &[String]) -> Result<()> {
             say("done")?;
         }
         ("program", [root, program @ ..]) => super::overlay::become_in(Path::new(root), program)?,
+        ("within", [pid, program @ ..]) => super::overlay::become_within(pid, program)?,
+        ("loader", [how, file]) => {
+            super::contained::load(how, Path::new(file))?;
+            say("done")?;
+        }
+        ("idle", []) => loop {
+            std::thread::park();
+        },
         ("publisher", []) => super::volume::serve()?,
         ("writer", [dir, first, count, each]) => {
             super::load::write(Path::new(dir), first.parse()?, count.parse()?, each.parse()?)?;

@@ -14,18 +14,20 @@ use super::overlay::{mount_overlay, unmount};
 use super::world::{places, scratch};
 use crate::agent::{Agent, Home, PATIENCE, Signer, told, told_of};
 use crate::meshseal;
-use crate::process::Process;
+use crate::process::{Process, ROLE};
 
 /// Where containerd keeps the bundles of a node's containers.
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 const REFERENCE: &str = "docker.io/library/proxy:1";
 /// The proxy of the image: a program that needs nothing else.
-const PROXY: &str = "usr/local/bin/busybox";
+pub(super) const PROXY: &str = "usr/local/bin/busybox";
 const SOURCE: &str = "/bin/busybox";
 /// In seconds: it is killed long before.
 const FOR_EVER: &str = "100000";
 /// An OCI runtime, where the lane has one.
-const RUNTIME: &str = "/with/crun";
+pub(super) const RUNTIME: &str = "/with/crun";
+/// Where the runtime mounts a file system of the container's own.
+pub(super) const VOLUME: &str = "/volume";
 
 fn sha256(file: &Path) -> Result<String> {
     let out = told(Command::new("sha256sum").arg(file))?;
@@ -68,14 +70,16 @@ pub(crate) fn layout(at: &Path, tree: &Path, reference: &str, program: &str) -> 
 }
 
 /// What containerd tells its runtime, as far as it matters here.
-fn specification(id: &str) -> Value {
-    let mounts = [("proc", "/proc", "proc"), ("tmpfs", "/dev", "tmpfs")];
-    let mounts =
-        mounts.map(|(source, to, kind)| json!({ "source": source, "destination": to, "type": kind }));
+fn specification(id: &str, program: &[&str]) -> Value {
+    let mounts = [("proc", "/proc"), ("tmpfs", "/dev"), ("tmpfs", VOLUME)];
+    let mounts = mounts.map(|(kind, to)| {
+        let options: &[&str] = if to == VOLUME { &["rw", "exec"] } else { &[] };
+        json!({ "source": kind, "destination": to, "type": kind, "options": options })
+    });
     json!({
         "ociVersion": "1.0.2",
         "process": {
-            "args": [format!("/{PROXY}"), "sleep", FOR_EVER],
+            "args": program,
             "cwd": "/", "env": ["PATH=/"], "user": { "uid": 0, "gid": 0 }, "noNewPrivileges": true,
             "capabilities": { "bounding": ["CAP_DAC_OVERRIDE"], "effective": ["CAP_DAC_OVERRIDE"],
                 "permitted": ["CAP_DAC_OVERRIDE"] },
@@ -96,9 +100,9 @@ fn specification(id: &str) -> Value {
 }
 
 /// A container, as the node has it.
-struct Container {
+pub(super) struct Container {
     id: String,
-    bundle: PathBuf,
+    pub(super) bundle: PathBuf,
     /// Its first process where no runtime started it.
     process: Option<Process>,
     /// As the host numbers it.
@@ -106,14 +110,14 @@ struct Container {
 }
 
 impl Container {
-    /// Starts it with its root made of these layers.
-    fn start(id: &str, scratch: &Path, lower: &Path) -> Result<Self> {
+    /// Starts it with its root made of that layer, and this program.
+    pub(super) fn start(id: &str, scratch: &Path, lower: &Path, program: &[&str]) -> Result<Self> {
         let bundle = Path::new(BUNDLES).join(id);
         let root = bundle.join("rootfs");
         fs::create_dir_all(&root)?;
         mount_overlay(&[lower], &scratch.join("snapshots").join(id), &root)?;
         let config = bundle.join("config.json");
-        fs::write(&config, serde_json::to_vec_pretty(&specification(id))?)?;
+        fs::write(&config, serde_json::to_vec_pretty(&specification(id, program))?)?;
         let noted = bundle.join("init.pid");
         let mut container = Self { id: id.to_owned(), bundle, process: None, pid: 0 };
         if Path::new(RUNTIME).exists() {
@@ -125,9 +129,8 @@ impl Container {
             ensure!(done.success(), "crun: {done}: {}", fs::read_to_string(scratch.join("errors"))?);
             container.pid = fs::read_to_string(&noted)?.trim().parse()?;
         } else {
-            let program = format!("/{PROXY}");
-            let role = ["program", root.to_str().context("not UTF-8")?, &program, "sleep", FOR_EVER];
-            let mut process = actor::begin("runtime", &role)?;
+            let role = ["program", root.to_str().context("not UTF-8")?];
+            let mut process = actor::begin("runtime", &[&role, program].concat())?;
             process.hear("held")?;
             container.pid = process.pid();
             fs::write(&noted, container.pid.to_string())?;
@@ -150,6 +153,18 @@ impl Container {
         }
     }
 
+    /// What runs that program in it, as the runtime does for `kubectl exec`; where there is none, in its mount namespace alone.
+    pub(super) fn inside(&self, program: &[&str]) -> Result<Command> {
+        if Path::new(RUNTIME).exists() {
+            let mut command = self.runtime("exec");
+            command.arg(&self.id).args(program);
+            return Ok(command);
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([ROLE, "runtime", "within", &self.pid.to_string()]).args(program);
+        Ok(command)
+    }
+
     fn runtime(&self, verb: &str) -> Command {
         let mut command = Command::new(RUNTIME);
         command.args(["--root", "/run/crun", "--cgroup-manager", "cgroupfs", verb]);
@@ -170,6 +185,16 @@ impl Drop for Container {
     }
 }
 
+/// Seals an image that holds the proxy and no other layer than that tree.
+pub(super) fn sealed(home: &Home, image: &Path, lower: &Path) -> Result<()> {
+    layout(image, lower, REFERENCE, &format!("/{PROXY}"))?;
+    let statement = home.dir.join("work/image.json");
+    let mut seal = Command::new(meshseal());
+    seal.args(["seal", "--name", "image", "--images"]).arg(image).arg("-o").arg(&statement);
+    told(&mut seal)?;
+    home.offer("image", &home.sign(&statement, Signer::Trusted)?)
+}
+
 pub(super) fn a_proxy_is_sealed_from_its_image() -> Result<()> {
     let scratch = scratch(&places()[0])?;
     let home = Home::new(scratch.path().join("home"))?;
@@ -180,15 +205,9 @@ pub(super) fn a_proxy_is_sealed_from_its_image() -> Result<()> {
         fs::create_dir_all(lower.join(dir))?;
     }
     fs::copy(SOURCE, &proxy)?;
-    let image = scratch.path().join("layout");
-    layout(&image, &lower, REFERENCE, &format!("/{PROXY}"))?;
-    let statement = home.dir.join("work/image.json");
-    let mut seal = Command::new(meshseal());
-    seal.args(["seal", "--name", "image", "--images"]).arg(&image).arg("-o").arg(&statement);
-    told(&mut seal)?;
-    home.offer("image", &home.sign(&statement, Signer::Trusted)?)?;
-
-    let container = Container::start("c0ffee", scratch.path(), &lower)?;
+    sealed(&home, &scratch.path().join("layout"), &lower)?;
+    let proxy_in_it = format!("/{PROXY}");
+    let container = Container::start("c0ffee", scratch.path(), &lower, &[&proxy_in_it, "sleep", FOR_EVER])?;
     let mut agent = Agent::start(&home, 1)?;
     let (status, code) = agent.status()?;
     ensure!(status["posture"] == "intact" && code == 0, "{} {}", status["posture"], status["reasons"]);

@@ -7,6 +7,7 @@ mod actor;
 mod acts;
 mod bpf;
 mod code;
+mod contained;
 mod faults;
 mod filesystems;
 mod first_use;
@@ -28,6 +29,7 @@ mod writes;
 
 use std::process::ExitCode;
 
+use self::contained::a_container_runs_what_its_image_brought;
 use self::faults::{
     a_hundred_thousand_writes_are_counted, what_is_taken_from_the_sensor_is_missed,
     what_is_too_much_for_the_sensor_is_named,
@@ -85,7 +87,8 @@ const OVERLAYS: &[Case] = crate::cases![
     a_layer_of_two_containers_is_a_violation_of_each,
 ];
 /// One that was sealed from its image's layout: seen on 6.12 only. Kernels before 6 let whoever opens a program that runs for writing copy it up.
-const IMAGES: &[Case] = crate::cases![a_proxy_is_sealed_from_its_image];
+const IMAGES: &[Case] =
+    crate::cases![a_proxy_is_sealed_from_its_image, a_container_runs_what_its_image_brought];
 
 /// A share of the corpus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

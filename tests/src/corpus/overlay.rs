@@ -163,13 +163,26 @@ pub(super) fn become_in(root: &Path, program: &[String]) -> Result<()> {
     Err(std::process::Command::new(name).args(arguments).exec().into())
 }
 
-/// Does something in the container of that process.
-pub(super) fn act_inside(pid: &str, act: &str, path: &Path) -> Result<()> {
+/// Moves into the mount namespace of that process.
+fn enter(pid: &str) -> Result<()> {
     let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
-    rustix::thread::move_into_link_name_space(
+    Ok(rustix::thread::move_into_link_name_space(
         std::os::fd::AsFd::as_fd(&namespace),
         Some(rustix::thread::LinkNameSpaceType::Mount),
-    )?;
+    )?)
+}
+
+/// Becomes that program in the container of that process.
+pub(super) fn become_within(pid: &str, program: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    enter(pid)?;
+    let (name, arguments) = program.split_first().context("no program")?;
+    Err(std::process::Command::new(name).args(arguments).exec().into())
+}
+
+/// Does something in the container of that process.
+pub(super) fn act_inside(pid: &str, act: &str, path: &Path) -> Result<()> {
+    enter(pid)?;
     match act {
         "write" => OpenOptions::new().write(true).open(path)?.write_all(b"TAMPER")?,
         "chmod" => fs::set_permissions(path, fs::Permissions::from_mode(0o666))?,
