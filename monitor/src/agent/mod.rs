@@ -24,9 +24,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::baseline::secret::SecretKey;
-use crate::baseline::{Context, Root};
+use crate::baseline::{Context, Error, Root};
 use crate::config::reload::{Watcher, needs_restart, relaxes};
-use crate::config::{self, Config};
+use crate::config::{self, Baselines, Config};
 use crate::export::summary::{self, Summed};
 use crate::export::{ExportError, Exporter, Policy, Resource};
 use crate::inventory::api::{self, Cluster, Known, Remembered};
@@ -66,7 +66,7 @@ enum StartError {
     #[error("{0}")]
     Journal(#[from] crate::journal::JournalError),
     #[error("{0}")]
-    Baseline(#[from] crate::baseline::Error),
+    Baseline(#[from] Error),
     #[error("{0}")]
     Socket(#[from] crate::status::SocketError),
     #[error("{0}")]
@@ -156,9 +156,10 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let (queries_tx, queries) = mpsc::channel(QUERIES);
     let (commands_tx, commands) = mpsc::channel(QUERIES);
     let (live_tx, live) = oneshot::channel();
+    let secret_key = secret_key(&config.baselines)?;
     let judge_options = judge::Options {
         root: root.clone(),
-        context: context(&config)?,
+        context: Context { secret_key: secret_key.clone(), ..Context::default() },
         workers: WORKERS,
         // The sensor keeps a few slots for its canaries.
         slots: config.sensor.max_slots.saturating_sub(64),
@@ -193,6 +194,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         root,
         refused: None,
         keeper,
+        secret_key,
         first_use,
         queries: queries_tx,
         node,
@@ -259,6 +261,8 @@ struct Agent {
     /// Why the last reload was refused.
     refused: Option<String>,
     keeper: Keeper,
+    /// The cluster's, as the judge has it.
+    secret_key: Option<Arc<SecretKey>>,
     /// Where the config asks for it.
     first_use: Option<FirstUse>,
     queries: mpsc::Sender<Query>,
@@ -408,6 +412,10 @@ impl Agent {
                 fixed.join(", ")
             ));
         }
+        let secret_key = match secret_key(&new.baselines) {
+            Ok(key) => key,
+            Err(e) => return Some(e.to_string()),
+        };
         let changes = match self.exporter.lock().await.apply(&new.export).await {
             Ok(changes) => changes,
             Err(e) => return Some(e.to_string()),
@@ -415,6 +423,12 @@ impl Agent {
         if !changes.is_empty() {
             let body = RecordBody::ConfigChanged { file: self.file(), changes };
             drafts.push(Draft::now(Severity::Low, body));
+        }
+        if secret_key != self.secret_key {
+            self.secret_key.clone_from(&secret_key);
+            if self.commands.send(Command::SecretKey(secret_key)).await.is_err() {
+                tracing::error!("the judge is gone");
+            }
         }
         self.config.export = new.export;
         self.config.baselines = new.baselines;
@@ -445,14 +459,12 @@ impl Agent {
         let asked = self.queries.send(Query::Unsealed(reply)).await;
         let unsealed = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
         let (node, root, config) = (Arc::clone(&self.node), self.root.clone(), self.config.clone());
+        let secret_key = self.secret_key.clone();
         let learned = tokio::task::spawn_blocking(move || {
             let kubelet_root = node.kubelet_root();
             let layout = Layout { kubelet_root: kubelet_root.clone(), cni: CniDirs::find(&config.host_root) };
-            let told = context(&config).map_err(|error| error.to_string()).and_then(|context| {
-                let profiles = Arc::clone(&config.profiles);
-                let means = Means { root, secret_key: context.secret_key, profiles, layout };
-                first_use.learn(&unsealed, &kubelet_root, &means).map_err(|error| error.to_string())
-            });
+            let means = Means { root, secret_key, profiles: Arc::clone(&config.profiles), layout };
+            let told = first_use.learn(&unsealed, &kubelet_root, &means);
             (first_use, told)
         });
         match learned.await {
@@ -604,13 +616,10 @@ fn resource(config: &Config, cluster_uid: Option<String>) -> Resource {
     }
 }
 
-/// What hashing needs: the cluster's key for secrets, if the config names one.
-fn context(config: &Config) -> Result<Context, StartError> {
-    let secret_key = match &config.baselines.secret_key {
-        Some(file) => Some(Arc::new(SecretKey::read(file)?)),
-        None => None,
-    };
-    Ok(Context { secret_key, ..Context::default() })
+/// The cluster's key for secrets, if the config names one, and it is there.
+fn secret_key(baselines: &Baselines) -> Result<Option<Arc<SecretKey>>, Error> {
+    let given = baselines.secret_key.as_deref().map(SecretKey::given).transpose()?;
+    Ok(given.flatten().map(Arc::new))
 }
 
 /// Makes the state directory, for root alone.

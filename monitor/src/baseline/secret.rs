@@ -16,7 +16,7 @@ use super::object::Digest;
 use crate::model::HostPath;
 
 /// The cluster's key for HMACs. Its `Debug` shows nothing.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SecretKey(Vec<u8>);
 
 impl std::fmt::Debug for SecretKey {
@@ -50,6 +50,30 @@ impl SecretKey {
     /// The file cannot be read, is longer than 4096 bytes, or holds fewer than [`Self::MIN`].
     pub fn read(path: &Path) -> Result<Self, Error> {
         Self::new(super::read_bounded(path, 4096)?).map_err(|e| e.in_file(path.display()))
+    }
+
+    /// Reads the key where the agent is given it: a file, or a directory with one file, such as the volume of an optional Kubernetes
+    /// Secret, where names that begin with a dot are the kubelet's. `None` if nothing is there yet.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; or the directory cannot be listed, or holds several files.
+    pub fn given(path: &Path) -> Result<Option<Self>, Error> {
+        if !path.is_dir() {
+            return path.exists().then(|| Self::read(path)).transpose();
+        }
+        let fail = |expected: String| Error::new("cannot take the secret key", path.display(), expected);
+        let list = |e| fail(format!("a directory that can be listed ({e})"));
+        let mut key = None;
+        for entry in std::fs::read_dir(path).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            if key.replace(entry.path()).is_some() {
+                return Err(fail("expected one file, found several".into()));
+            }
+        }
+        key.map(|file| Self::read(&file)).transpose()
     }
 
     /// A running HMAC under this key.
@@ -145,4 +169,37 @@ fn from_pkcs1(der: &[u8]) -> Option<Vec<u8>> {
 fn spki_der(algorithm: spki::AlgorithmIdentifierRef<'_>, key: &[u8]) -> Option<Vec<u8>> {
     let subject_public_key = BitStringRef::from_bytes(key).ok()?;
     spki::SubjectPublicKeyInfo { algorithm, subject_public_key }.to_der().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::SecretKey;
+
+    #[test]
+    fn the_key_is_the_one_file_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let key = SecretKey::new(vec![7; 32]).unwrap();
+        assert_eq!(SecretKey::given(&at("absent")).unwrap(), None);
+        assert_eq!(SecretKey::given(dir.path()).unwrap(), None);
+        fs::create_dir(at("..1")).unwrap();
+        fs::write(at("..1/cluster.key"), [7; 32]).unwrap();
+        symlink("..1", at("..data")).unwrap();
+        assert_eq!(SecretKey::given(dir.path()).unwrap(), None);
+        symlink("..data/cluster.key", at("cluster.key")).unwrap();
+        assert_eq!(SecretKey::given(dir.path()).unwrap().as_ref(), Some(&key));
+        assert_eq!(SecretKey::given(&at("cluster.key")).unwrap(), Some(key));
+        fs::write(at("second"), [8; 32]).unwrap();
+        let told = SecretKey::given(dir.path()).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            format!("cannot take the secret key: {}: expected one file, found several", dir.path().display())
+        );
+        fs::remove_file(at("cluster.key")).unwrap();
+        fs::write(at("second"), "short").unwrap();
+        assert!(SecretKey::given(dir.path()).unwrap_err().to_string().contains("secret key too short"));
+    }
 }

@@ -38,6 +38,8 @@ const WAITS_FOR_EFFECT: u8 = 2;
 /// When an object is looked at once more after what was told of it may have come to pass only later: whoever acts may be kept waiting
 /// between the hook and the act, by a busy processor or a slow disk.
 const LATE_EFFECT: Duration = Duration::from_secs(2);
+/// Looks after which a file that changes all the time is told as unverified.
+const NEVER_RESTS: u8 = 40;
 /// How long an object that cannot be read is left alone.
 const RETRY_UNREADABLE: Duration = Duration::from_secs(10);
 
@@ -122,7 +124,8 @@ impl Judge {
         unit.waited = unit.waited.saturating_add(1);
         let again = if unstable { RETRY } else { RETRY_UNREADABLE };
         // A file that is being written is no news; one that never rests is.
-        let news = !unstable || unit.waited == 40;
+        let news = !unstable || unit.waited == NEVER_RESTS;
+        let given_up = !unstable || unit.waited >= NEVER_RESTS;
         let reason = error.to_string();
         if news && unit.apart().unreadable.as_ref() != Some(&reason) {
             unit.apart_mut().unreadable = Some(reason.clone());
@@ -134,6 +137,10 @@ impl Judge {
                 ..GapBody::default()
             };
             self.out.push(Draft::now(Severity::Medium, RecordBody::Gap(body)));
+        }
+        if given_up {
+            // Told as unverified: neither a sweep nor the agent's being ready waits for it.
+            self.not_expected(ix);
         }
         self.schedule.at_latest(ix, now + again);
     }

@@ -41,6 +41,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::baseline::secret::SecretKey;
 use crate::baseline::{AcceptedBaseline, Context, ObserveError, Root, SealedObject};
 use crate::inventory::handles::Handles;
 use crate::model::{Draft, HostPath, Observation, Record, RecordBody, Severity, Target, Time};
@@ -90,6 +91,8 @@ pub enum Command {
     VerifyAll(String),
     /// Mesh files of this node came or went.
     Inventory,
+    /// The cluster's key for secrets came, changed or went.
+    SecretKey(Option<Arc<SecretKey>>),
 }
 
 /// Objects of a baseline that have a place of their own on each node: those of one pod or container of it.
@@ -395,6 +398,10 @@ impl Judge {
             Command::Uncertain(reasons) => self.uncertain = reasons,
             Command::Inventory => self.unsealed.due = true,
             Command::VerifyAll(reason) => self.verify_all(&reason),
+            Command::SecretKey(key) => {
+                self.options.context.secret_key = key;
+                self.verify_all("the cluster's key for secrets changed");
+            }
         }
     }
 

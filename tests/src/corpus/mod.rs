@@ -20,6 +20,7 @@ mod overlay;
 mod raw;
 mod restart;
 pub(crate) mod rung;
+mod secret;
 mod topology;
 mod uninstalled;
 mod volume;
@@ -47,6 +48,7 @@ use self::restart::{
     a_bad_config_is_rejected_and_the_old_one_holds, bad_baselines_are_rejected_and_the_old_one_holds,
     killed_while_violated_it_goes_on, without_a_baseline_it_is_uncertain,
 };
+use self::secret::a_secret_waits_for_the_clusters_key;
 use self::topology::{
     a_directory_above_is_moved_and_comes_back, a_mount_over_a_directory_above_is_seen_and_its_end_too,
     a_mount_that_carries_the_object_is_moved_and_taken_away,
@@ -69,6 +71,7 @@ const OTHERS: &[Case] = crate::cases![
     without_a_baseline_it_is_uncertain,
     bad_baselines_are_rejected_and_the_old_one_holds,
     a_bad_config_is_rejected_and_the_old_one_holds,
+    a_secret_waits_for_the_clusters_key,
     what_nobody_signed_is_held_to_what_it_was_at_first,
 ];
 

@@ -29,15 +29,8 @@ pub(super) struct Judged<'a> {
 }
 
 impl<'a> Judged<'a> {
-    pub(super) fn new(cluster: &'a Cluster, package: &'a Path, sealed: &'a Sealed) -> Result<Self> {
-        let dir = sealed.scratch.join("manifests");
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let key = fs::File::create(dir.join("cluster.key")).context("cannot create the cluster's key")?;
-        let mut openssl = Command::new("openssl");
-        if !openssl.args(["rand", "32"]).stdout(key).status().context("cannot start openssl")?.success() {
-            bail!("openssl makes no key");
-        }
-        Ok(Self { cluster, package, sealed, dir })
+    pub(super) fn new(cluster: &'a Cluster, package: &'a Path, sealed: &'a Sealed) -> Self {
+        Self { cluster, package, sealed, dir: sealed.scratch.join("manifests") }
     }
 
     /// Manifests with every kind of volume: sealed, then applied, then compared.
@@ -201,11 +194,7 @@ impl<'a> Judged<'a> {
         verify
             .args(["verify", "--format", "json", "--baseline"])
             .arg(self.dir.join(format!("{name}.dsse.json")));
-        verify
-            .arg("--trusted-key")
-            .arg(&self.sealed.key)
-            .arg("--secret-key")
-            .arg(self.dir.join("cluster.key"));
+        verify.arg("--trusted-key").arg(&self.sealed.key).arg("--secret-key").arg(&self.sealed.cluster_key);
         verify.arg("--kubelet-root").arg(&self.cluster.places.kubelet);
         let out = verify.output().context("cannot start meshseal")?;
         let answer = serde_json::from_slice(&out.stdout)
@@ -216,7 +205,7 @@ impl<'a> Judged<'a> {
     fn seal(&self, name: &str, manifests: &[&Path], more: &[&str]) -> Result<()> {
         let statement = self.dir.join(format!("{name}.json"));
         let mut seal = self.meshseal();
-        seal.args(["seal", "--name", name, "--secret-key"]).arg(self.dir.join("cluster.key"));
+        seal.args(["seal", "--name", name, "--secret-key"]).arg(&self.sealed.cluster_key);
         seal.args(["--token-issuer", "https://kubernetes.default.svc", "--manifests"]).args(manifests);
         cmd::output(seal.args(more).arg("-o").arg(&statement))?;
         let mut sign = self.meshseal();

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{PATIENCE, PODS};
+use super::{ATTACKED, PATIENCE, PODS};
 use crate::node::cluster::Cluster;
 use crate::{cmd, interrupt};
 
@@ -47,9 +47,20 @@ pub(super) struct Sealed {
     pub(super) certificate: PathBuf,
     pub(super) conflist: PathBuf,
     pub(super) binary: PathBuf,
+    /// A second binary, for what is done to the place rather than the file.
+    pub(super) plugin: PathBuf,
+    /// The pod that is attacked by way of the API and from within.
+    pub(super) attacked: Pod,
+    /// Its policy, bundle, key and bootstrap.
+    pub(super) policy: PathBuf,
+    pub(super) bundle: PathBuf,
+    pub(super) ca_key: PathBuf,
+    pub(super) bootstrap: PathBuf,
     /// A file that nothing happens to until the API server stands still.
     pub(super) spare: PathBuf,
     pub(super) baseline: PathBuf,
+    /// What values of Secrets are sealed under.
+    pub(super) cluster_key: PathBuf,
     /// What it is signed with.
     pub(super) private: PathBuf,
     pub(super) key: PathBuf,
@@ -77,26 +88,36 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
     let binary = protected.join("proxy");
     fs::copy(cmd::find("busybox").context("busybox is missing")?, &binary)
         .context("cannot make the binary")?;
+    let plugin = protected.join("plugin");
+    fs::copy(&binary, &plugin).context("cannot make the plugin")?;
     let spare = protected.join("spare");
     fs::write(&spare, "as sealed").context("cannot make the spare file")?;
     cluster.apply(PODS)?;
-    for pod in ["pod/web", "pod/neighbour"] {
+    cluster.apply(ATTACKED)?;
+    for pod in ["pod/web", "pod/neighbour", "pod/attacked", "pod/privileged"] {
         interrupt::until(&format!("{pod} runs"), PATIENCE, || {
             cluster.kubectl(&["-n", "plain", "wait", "--for=condition=Ready", pod, "--timeout=1s"])
         })?;
     }
     let pod = if mesh { Pod::injected(cluster, 0)? } else { Pod::named(cluster, "plain", "web")? };
     let volume = pod.volume(cluster, "configmap", "istiod-ca-cert");
+    let attacked = Pod::named(cluster, "plain", "attacked")?;
+    let [policy, trust] = ["policy", "trust"].map(|name| attacked.volume(cluster, "configmap", name));
+    let cacerts = attacked.volume(cluster, "secret", "cacerts");
+    let bootstrap = attacked.volume(cluster, "empty-dir", "bootstrap").join("bootstrap.json");
 
     let key = scratch.join("release.key");
     let public = scratch.join("release.pub");
     cmd::output(Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(&key))?;
     cmd::output(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public))?;
+    let cluster_key = scratch.join("cluster.key");
+    cmd::output(Command::new("openssl").args(["rand", "-out"]).arg(&cluster_key).arg("32"))?;
     let meshseal = || Command::new(package.join("meshseal"));
     let statement = scratch.join("statement.json");
     let mut seal = meshseal();
-    seal.arg("seal");
-    for path in [&volume, &cluster.places.cni, &binary, &spare] {
+    seal.args(["seal", "--secret-key"]).arg(&cluster_key);
+    let places = [&volume, &cluster.places.cni, &binary, &plugin, &spare];
+    for path in places.into_iter().chain([&policy, &trust, &cacerts, &bootstrap]) {
         seal.arg("--path").arg(path);
     }
     cmd::output(seal.args(["--name", "node-test", "--revision", "1", "-o"]).arg(&statement))?;
@@ -107,8 +128,15 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
         certificate: volume.join("root-cert.pem"),
         conflist: cluster.places.cni.join("10-node.conflist"),
         binary,
+        plugin,
+        attacked,
+        policy: policy.join("policy.yaml"),
+        bundle: trust.join("ca.pem"),
+        ca_key: cacerts.join("ca-key.pem"),
+        bootstrap,
         spare,
         baseline,
+        cluster_key,
         private: key,
         key: public,
         scratch,

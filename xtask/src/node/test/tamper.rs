@@ -1,4 +1,4 @@
-//! The four tamperings, and what must be told of each.
+//! The tamperings of the node's own files, and what must be told of each.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use crate::{cmd, interrupt};
 pub(super) struct Tampering<'a> {
     pub(super) what: &'static str,
     pub(super) act: Box<dyn Fn() -> Result<()> + 'a>,
-    violation: &'static str,
-    operation: &'static str,
-    path: PathBuf,
-    comm: &'static str,
+    pub(super) violation: &'static str,
+    pub(super) operation: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) comm: &'static str,
     /// Namespace and name of the actor's pod; `None` for a process of the host.
-    actor: Option<(&'static str, &'static str)>,
+    pub(super) actor: Option<(&'static str, &'static str)>,
     /// Namespace and name of the pod that the object belongs to.
-    target: Option<(&'a str, &'a str)>,
+    pub(super) target: Option<(&'a str, &'a str)>,
 }
 
 pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed) -> Vec<Tampering<'a>> {
@@ -97,12 +97,13 @@ pub(super) fn found(agent: &Agent<'_>, tampering: &Tampering<'_>) -> Result<()> 
         let opened = agent.violations()?;
         opened
             .iter()
-            .find(|record| record["object"]["path"] == path.as_str())
+            .find(|record| {
+                record["object"]["path"] == path.as_str() && record["violation"] == tampering.violation
+            })
             .cloned()
-            .with_context(|| format!("none is about {path}; there are {}", opened.len()))
+            .with_context(|| format!("no {} is about {path}; there are {opened:#?}", tampering.violation))
     })?;
     for (field, told, expected) in [
-        ("violation", &record["violation"], tampering.violation),
         ("operation", &record["operation"], tampering.operation),
         ("actor.comm", &record["actor"]["comm"], tampering.comm),
     ] {
