@@ -58,7 +58,7 @@ pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed, hooks: bool) -> 
                 let link = Command::new("ln").args(["-sf", "/etc/hostname"]).arg(&sealed.bundle).output();
                 link.map(drop).context("cannot start ln")
             }),
-            violation: "replaced",
+            violation: "structure",
             operation: "rename",
             path: sealed.bundle.clone(),
             comm: "ln",
