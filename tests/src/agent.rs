@@ -318,6 +318,15 @@ impl Agent {
         Ok(self.child.wait()?)
     }
 
+    /// Stops it, and starts another in its place, which tells all records anew.
+    pub(crate) fn restart(&mut self, home: &Home) -> Result<()> {
+        self.signal(rustix::process::Signal::TERM)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the agent ended with {status}");
+        *self = Self::start(home, 1)?;
+        Ok(())
+    }
+
     /// SIGTERM; the answer is all records seen.
     pub(crate) fn stop(self) -> Result<Vec<Value>> {
         let (status, seen) = self.end(rustix::process::Signal::TERM)?;

@@ -67,6 +67,17 @@ impl Keeper {
         self.store.in_force().cloned().collect()
     }
 
+    /// All that is in force, and the revisions before whose objects may still be there.
+    pub(super) fn with_those_before(&self) -> Vec<Arc<AcceptedBaseline>> {
+        let each = |one: &Arc<AcceptedBaseline>| std::iter::once(Arc::clone(one)).chain(one.before.clone());
+        self.store.in_force().flat_map(each).collect()
+    }
+
+    /// Lets go of revisions whose successor's transition is over; whether there were any.
+    pub(super) fn end_transitions(&mut self, now: Time) -> bool {
+        self.store.end_transitions(now)
+    }
+
     /// A file was refused, and what was in force before still is.
     pub(super) const fn refused(&self) -> bool {
         self.refused_now

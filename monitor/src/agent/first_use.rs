@@ -213,6 +213,7 @@ fn accepted(bytes: &[u8], since: Time) -> Result<AcceptedBaseline, Error> {
         accepted_at: since,
         objects: parsed.objects,
         writers: parsed.writers,
+        before: None,
     })
 }
 

@@ -354,7 +354,7 @@ impl Agent {
     async fn look_for_pods(&mut self) -> bool {
         let mut pods =
             std::mem::replace(&mut self.pods, Pods::new(self.root.clone(), Arc::clone(&self.node.api)));
-        let (node, baselines) = (Arc::clone(&self.node), self.keeper.in_force());
+        let (node, baselines) = (Arc::clone(&self.node), self.keeper.with_those_before());
         let looked = tokio::task::spawn_blocking(move || {
             let changed = pods.refresh(&node.kubelet_root(), &baselines);
             (pods, changed)
@@ -449,6 +449,9 @@ impl Agent {
         }
         let expired = self.keeper.newly_expired(Time::now());
         send(&self.drafts, expired).await;
+        if self.keeper.end_transitions(Time::now()) {
+            self.tell_judge().await;
+        }
         self.learn().await;
     }
 

@@ -1,7 +1,8 @@
 //! Which baselines are in force. Envelopes once accepted are kept in the state directory and hold until a later
 //! revision is accepted; the highest revision seen of each name is remembered even if its envelope is gone.
 //!
-//! The directory: `<name>.dsse.json` for each baseline in force, `keys/<revision>.dsse.json` for each statement that
+//! The directory: `<name>.dsse.json` for each baseline in force, `before/<name>.dsse.json` for the revision before it while its
+//! transition lasts, `keys/<revision>.dsse.json` for each statement that
 //! changed whose signatures count ([`super::trust`]), and `ledger.json`. Files 0600, directories 0700; written beside,
 //! synced, renamed, directory synced.
 
@@ -28,6 +29,7 @@ const SUFFIX: &str = ".dsse.json";
 const LEDGER: &str = "ledger.json";
 const MAX_LEDGER: u64 = 16 * 1024 * 1024;
 const KEYS: &str = "keys";
+const BEFORE: &str = "before";
 /// Longest keys statement in its envelope.
 const MAX_KEYS: u64 = 4 * 1024 * 1024;
 
@@ -59,9 +61,19 @@ pub struct AcceptedBaseline {
     pub objects: Arc<[SealedObject]>,
     /// Who may publish; the kubelet stands first.
     pub writers: Arc<[Writer]>,
+    /// The revision before, until the transition is over.
+    pub before: Option<Arc<Self>>,
 }
 
 impl AcceptedBaseline {
+    /// How much is left of its transition.
+    #[must_use]
+    pub fn transition_left(&self, now: Time) -> Duration {
+        // A clock that was set back makes it no longer than it is.
+        let passed = u64::try_from(now.0.saturating_sub(self.accepted_at.0)).unwrap_or(0);
+        self.transition.saturating_sub(Duration::from_nanos(passed))
+    }
+
     /// Whether it is of what nobody signed: what is trusted on first use.
     #[must_use]
     pub fn is_first_use(&self) -> bool {
@@ -246,6 +258,11 @@ impl Store {
                 rejected.push(*e);
             }
         }
+        for name in self.in_force.keys().cloned().collect::<Vec<_>>() {
+            if let Err(e) = self.load_before(&name, policy) {
+                rejected.push(*e);
+            }
+        }
         for (name, seen) in &self.ledger.baselines {
             let file = self.dir.join(format!("{name}{SUFFIX}"));
             if !self.in_force.contains_key(name) && !file.exists() {
@@ -341,6 +358,50 @@ impl Store {
         self.in_force.values()
     }
 
+    /// Lets go of revisions whose successor's transition is over; whether there were any.
+    pub fn end_transitions(&mut self, now: Time) -> bool {
+        let over =
+            |one: &&mut Arc<AcceptedBaseline>| one.before.is_some() && one.transition_left(now).is_zero();
+        let mut ended = false;
+        for baseline in self.in_force.values_mut().filter(over) {
+            let path = self.dir.join(BEFORE).join(format!("{}{SUFFIX}", baseline.name));
+            if let Err(e) = std::fs::remove_file(&path) {
+                tracing::warn!(error = %e, file = %path.display(), "a revision that is over stays on disk");
+            }
+            *baseline = Arc::new(AcceptedBaseline { before: None, ..(**baseline).clone() });
+            ended = true;
+        }
+        ended
+    }
+
+    /// Takes up the revision before one in force, if its transition is not over. It was accepted once: whether it has run out or is in
+    /// scope is not asked again, its signatures are.
+    fn load_before(&mut self, name: &str, policy: &Policy) -> Result<(), Box<Rejected>> {
+        let path = self.dir.join(BEFORE).join(format!("{name}{SUFFIX}"));
+        let Some(current) = self.in_force.get(name) else { return Ok(()) };
+        if path.symlink_metadata().is_err() || current.transition_left(policy.now).is_zero() {
+            return Ok(());
+        }
+        let file = path.to_string_lossy().into_owned();
+        let fail = |e: Error| reject(&file, e.to_string());
+        let bytes = read_bounded(&path, MAX_ENVELOPE).map_err(fail)?;
+        let signed = Signed::read(&bytes).map_err(fail)?;
+        let signers = self.check(&signed, policy).map_err(fail)?.ids();
+        let parsed = statement::parse(&signed.payload).map_err(fail)?;
+        if parsed.name == name && parsed.revision == current.revision {
+            // Cut off before another came into force.
+            return Ok(());
+        }
+        if parsed.name != name || parsed.revision > current.revision {
+            let what = format!("{} revision {}", parsed.name, parsed.revision);
+            return Err(reject(&file, format!("{what} is not before {name} revision {}", current.revision)));
+        }
+        let before = Arc::new(accepted(parsed, signers, current.accepted_at, None));
+        let current = AcceptedBaseline { before: Some(before), ..(**current).clone() };
+        self.in_force.insert(name.to_owned(), Arc::new(current));
+        Ok(())
+    }
+
     fn take(
         &mut self,
         envelope: &[u8],
@@ -391,24 +452,17 @@ impl Store {
             }
         };
         self.no_conflict(&parsed).map_err(refuse)?;
+        let replaced = self.in_force.get(&parsed.name).cloned();
+        if replaced.is_some() {
+            self.keep_before(&parsed.name).map_err(|e| refuse(e.to_string()))?;
+        }
         self.persist(envelope, &parsed, &sha256, accepted_at).map_err(|e| refuse(e.to_string()))?;
 
-        let replaced = self.in_force.get(&parsed.name).cloned();
-        let before = replaced.as_ref().map_or(&[] as &[_], |known| &*known.objects);
-        let diff = Diff::between(before, &parsed.objects);
-        let baseline = Arc::new(AcceptedBaseline {
-            name: parsed.name,
-            revision: parsed.revision,
-            sha256,
-            signers,
-            not_before: parsed.validity.not_before,
-            not_after: parsed.validity.not_after,
-            transition: parsed.transition,
-            source_commit: parsed.source_commit,
-            accepted_at,
-            objects: parsed.objects,
-            writers: parsed.writers,
-        });
+        let objects = replaced.as_ref().map_or(&[] as &[_], |known| &*known.objects);
+        let diff = Diff::between(objects, &parsed.objects);
+        // Of the one before that nothing is known any more.
+        let before = replaced.as_ref().map(|known| AcceptedBaseline { before: None, ..(**known).clone() });
+        let baseline = Arc::new(accepted(parsed, signers, accepted_at, before.map(Arc::new)));
         self.in_force.insert(baseline.name.clone(), Arc::clone(&baseline));
         Ok(Accepted { baseline, diff, replaced, unchanged: false })
     }
@@ -450,16 +504,28 @@ impl Store {
     }
 
     fn persist_keys(&mut self, envelope: &[u8], rotation: &Rotation) -> Result<(), Error> {
-        use std::os::unix::fs::DirBuilderExt as _;
-
-        let dir = self.dir.join(KEYS);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| {
-            Error::new("cannot open baseline store", dir.display(), format!("a directory to write ({e})"))
-        })?;
+        let dir = self.subdirectory(KEYS)?;
         write_atomic(&dir.join(format!("{}{SUFFIX}", rotation.revision)), envelope, 0o600)?;
         let mut ledger = self.ledger.clone();
         ledger.keys.insert(rotation.revision, rotation.sha256.clone());
         self.write_ledger(ledger)
+    }
+
+    /// The envelope in force, which another is about to take the place of.
+    fn keep_before(&self, name: &str) -> Result<(), Error> {
+        let file = format!("{name}{SUFFIX}");
+        let dir = self.subdirectory(BEFORE)?;
+        write_atomic(&dir.join(&file), &read_bounded(&self.dir.join(&file), MAX_ENVELOPE)?, 0o600)
+    }
+
+    fn subdirectory(&self, name: &str) -> Result<PathBuf, Error> {
+        use std::os::unix::fs::DirBuilderExt as _;
+
+        let dir = self.dir.join(name);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| {
+            Error::new("cannot open baseline store", dir.display(), format!("a directory to write ({e})"))
+        })?;
+        Ok(dir)
     }
 
     fn write_ledger(&mut self, ledger: Ledger) -> Result<(), Error> {
@@ -508,6 +574,28 @@ impl Store {
             self.write_ledger(ledger)?;
         }
         Ok(())
+    }
+}
+
+fn accepted(
+    parsed: Baseline,
+    signers: Vec<String>,
+    accepted_at: Time,
+    before: Option<Arc<AcceptedBaseline>>,
+) -> AcceptedBaseline {
+    AcceptedBaseline {
+        name: parsed.name,
+        revision: parsed.revision,
+        sha256: hex::encode(parsed.sha256),
+        signers,
+        not_before: parsed.validity.not_before,
+        not_after: parsed.validity.not_after,
+        transition: parsed.transition,
+        source_commit: parsed.source_commit,
+        accepted_at,
+        objects: parsed.objects,
+        writers: parsed.writers,
+        before,
     }
 }
 

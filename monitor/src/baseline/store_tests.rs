@@ -292,3 +292,58 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_revision_before_is_kept_until_its_transition_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |seconds: i64| Policy { now: Time(1_000 + seconds * 1_000_000_000), ..policy() };
+    let before = |store: &Store| {
+        let of = |one: &std::sync::Arc<super::AcceptedBaseline>| {
+            let before = one.before.as_ref();
+            assert!(before.is_none_or(|before| before.before.is_none()), "a chain of revisions");
+            (one.revision, before.map(|before| before.revision))
+        };
+        store.in_force().map(of).collect::<Vec<_>>()
+    };
+    let reopened = |seconds: i64| {
+        let mut store = Store::open(dir.path()).unwrap();
+        let (_, rejected) = store.load(&at(seconds));
+        assert_eq!(rejected, []);
+        store
+    };
+    let mut store = Store::open(dir.path()).unwrap();
+    for revision in 1..=3 {
+        store.offer(&simple("a", revision, &format!("t{revision}")), "f", &at(0)).unwrap();
+    }
+    assert_eq!(before(&store), [(3, Some(2))]);
+    // Over a restart, and offered once more.
+    let mut store = reopened(59);
+    assert_eq!(before(&store), [(3, Some(2))]);
+    store.offer(&simple("a", 3, "t3"), "f", &at(59)).unwrap();
+    assert!(!store.end_transitions(at(59).now));
+    assert_eq!(before(&store), [(3, Some(2))]);
+    assert!(store.end_transitions(at(60).now));
+    assert!(!store.end_transitions(at(60).now));
+    assert_eq!(before(&store), [(3, None)]);
+    assert_eq!(before(&reopened(59)), [(3, None)]);
+
+    // What lies there is believed as little as anything else.
+    let kept = dir.path().join("before/a.dsse.json");
+    let told = |envelope: &[u8]| {
+        fs::write(&kept, envelope).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let (_, rejected) = store.load(&at(1));
+        assert_eq!(before(&store), [(3, None)]);
+        rejected.into_iter().map(|one| one.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&simple("a", 4, "t4")), ["a revision 4 is not before a revision 3"]);
+    assert_eq!(told(&simple("b", 1, "t1")), ["b revision 1 is not before a revision 3"]);
+    assert_eq!(told(&simple("a", 3, "t3")), [""; 0]);
+    let mut damaged = simple("a", 2, "t2");
+    let at = damaged
+        .windows(8)
+        .position(|part| part == b"\"sig\": \"" || part.starts_with(b"\"sig\":\""))
+        .unwrap();
+    damaged[at + 10] = if damaged[at + 10] == b'A' { b'B' } else { b'A' };
+    assert_eq!(told(&damaged).len(), 1);
+}

@@ -21,6 +21,29 @@ mod report;
 mod route;
 mod schedule;
 mod slots;
+/// Each object of a baseline that has a place on this node.
+fn each_object(baseline: &AcceptedBaseline, resolved: &[Resolved], mut take: impl FnMut(Sealed)) {
+    let source = Arc::new(Source {
+        name: baseline.name.clone(),
+        revision: baseline.revision,
+        commit: baseline.source_commit.clone(),
+        writers: baseline.writers.to_vec(),
+    });
+    let of_it = |one: &&Resolved| one.baseline == baseline.name && one.revision == baseline.revision;
+    let resolved = resolved.iter().filter(of_it);
+    let own = std::iter::once((&baseline.objects, None));
+    for (objects, concrete) in own.chain(resolved.map(|one| (&one.objects, Some(&one.container)))) {
+        let container = concrete.cloned().flatten();
+        let lot = Arc::new(Lot { objects: Arc::clone(objects), source: Arc::clone(&source), container });
+        for at in 0..u32::try_from(objects.len()).unwrap_or(u32::MAX) {
+            let sealed = Sealed { lot: Arc::clone(&lot), at };
+            if concrete.is_some() || sealed.anchor.is_host() {
+                take(sealed);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -120,8 +143,8 @@ pub struct Container {
 /// An object that is to be judged, and by what.
 struct Wanted {
     sealed: Sealed,
-    /// Until when the revision before counts too.
-    until: Instant,
+    /// As the revision before sealed it, and until when that counts too.
+    before: Option<(Sealed, Instant)>,
 }
 
 /// The judge's inputs.
@@ -530,39 +553,26 @@ impl Judge {
         self.unsealed.due = true;
         let mut wanted = std::collections::HashMap::new();
         for baseline in &baselines {
-            let source = Arc::new(Source {
-                name: baseline.name.clone(),
-                revision: baseline.revision,
-                commit: baseline.source_commit.clone(),
-                writers: baseline.writers.to_vec(),
+            each_object(baseline, resolved, |sealed| {
+                wanted.insert(sealed.path.clone(), Wanted { sealed, before: None });
             });
-            let until = Instant::now() + baseline.transition;
-            let of_it = |one: &&Resolved| one.baseline == baseline.name && one.revision == baseline.revision;
-            let resolved = resolved.iter().filter(of_it);
-            let own = std::iter::once((&baseline.objects, None));
-            for (objects, concrete) in own.chain(resolved.map(|one| (&one.objects, Some(&one.container)))) {
-                let container = concrete.cloned().flatten();
-                let lot = Lot { objects: Arc::clone(objects), source: Arc::clone(&source), container };
-                let lot = Arc::new(lot);
-                for at in 0..u32::try_from(objects.len()).unwrap_or(u32::MAX) {
-                    let sealed = Sealed { lot: Arc::clone(&lot), at };
-                    if concrete.is_some() || sealed.anchor.is_host() {
-                        wanted.insert(sealed.path.clone(), Wanted { sealed, until });
-                    }
+            let Some(before) = &baseline.before else { continue };
+            let until = Instant::now() + baseline.transition_left(Time::now());
+            each_object(before, resolved, |sealed| {
+                if let Some(wanted) = wanted.get_mut(&sealed.path).filter(|now| now.sealed.differs(&sealed)) {
+                    wanted.before = Some((sealed, until));
                 }
-            }
+            });
         }
         for ix in self.units.indices() {
             let Some(unit) = self.units.get_mut(ix) else { continue };
             match wanted.remove(&unit.object.path) {
-                Some(Wanted { sealed, until }) => {
-                    let other =
-                        unit.object.seal != sealed.seal || unit.object.attributes != sealed.attributes;
-                    let (was, is) = (unit.source(), &sealed.lot.source);
-                    let anew = **was != **is;
-                    if anew && other && was.name == is.name {
-                        let before = unit.object.clone();
-                        unit.apart_mut().before = Some((before, until));
+                Some(Wanted { sealed, before }) => {
+                    let other = unit.object.differs(&sealed);
+                    let anew = **unit.source() != *sealed.lot.source;
+                    // Once as the new revision seals it, it does not go back.
+                    if anew && before.is_some() {
+                        unit.apart_mut().before = before;
                     }
                     unit.dirty |= anew || other;
                     unit.seal(sealed);
@@ -573,9 +583,13 @@ impl Judge {
         // Parents before children, so that a directory hands its slot down while its files are taken up.
         let mut fresh: Vec<_> = wanted.into_values().collect();
         fresh.sort_by(|a, b| a.sealed.path.cmp(&b.sealed.path));
-        for Wanted { sealed, .. } in fresh {
+        for Wanted { sealed, before } in fresh {
             self.ways.hold(&sealed.path);
-            self.units.insert(Unit::new(sealed));
+            let mut unit = Unit::new(sealed);
+            if before.is_some() {
+                unit.apart_mut().before = before;
+            }
+            self.units.insert(unit);
         }
         let writers: Vec<_> =
             baselines.iter().flat_map(|baseline| baseline.writers.iter().cloned()).collect();

@@ -5,6 +5,7 @@ mod chains;
 mod code;
 mod late;
 mod leftovers;
+mod superseded;
 mod unsealed;
 
 use std::collections::HashMap;
@@ -242,7 +243,12 @@ impl Bench {
         let mut objects: Vec<SealedObject> = paths.iter().map(|path| sealed(&root, path)).collect();
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         first();
-        let baseline = AcceptedBaseline {
+        self.offer(objects, revision, None).await;
+    }
+
+    /// What is sealed from now on, and what was before.
+    async fn offer(&self, objects: Vec<SealedObject>, revision: u64, before: Option<Vec<SealedObject>>) {
+        let baseline = |objects: Vec<SealedObject>, revision, before| AcceptedBaseline {
             name: "test".to_owned(),
             revision,
             sha256: String::new(),
@@ -254,7 +260,10 @@ impl Bench {
             accepted_at: Time::now(),
             objects: objects.into(),
             writers: Arc::new([Writer::Kubelet]),
+            before,
         };
+        let before = before.map(|objects| Arc::new(baseline(objects, revision - 1, None)));
+        let baseline = baseline(objects, revision, before);
         self.commands.send(Command::Baselines(vec![Arc::new(baseline)], Vec::new())).await.unwrap();
     }
 

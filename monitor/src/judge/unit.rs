@@ -37,6 +37,11 @@ impl Sealed {
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.lot.objects, &other.lot.objects) && self.at == other.at
     }
+
+    /// Something else is sealed, by whatever baseline.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        self.seal != other.seal || self.attributes != other.attributes
+    }
 }
 
 impl std::ops::Deref for Sealed {

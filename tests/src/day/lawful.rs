@@ -9,6 +9,8 @@ use super::mesh::{CONSUL, ISTIO, KUMA, LINKERD, MESHES, Source};
 use super::node::{CNI_BIN, CNI_CONF, Node};
 use super::{Day, seal};
 
+/// Restarts of the agent in one day: each takes the kernel's verifier its time.
+const RESTARTS: usize = 2;
 /// Most pods beside those that are there all day.
 const EXTRA: usize = 6;
 /// Objects of the API that people change, and how a revision of them differs from the one before.
@@ -66,7 +68,7 @@ impl Day {
     /// One lawful act, by chance.
     pub(super) fn lawful(&mut self) -> Result<()> {
         loop {
-            let done = match self.chance.below(16) {
+            let done = match self.chance.below(17) {
                 0..4 => self.renews_a_token()?,
                 4..7 => self.publishes_what_is_pending()?,
                 7 => self.syncs_what_is_current()?,
@@ -76,6 +78,7 @@ impl Day {
                 11..13 => self.agent_renews_certificates()?,
                 13 => self.agent_writes_its_bootstrap()?,
                 14 => self.baseline_comes_first()?,
+                15 => self.meshseal_restarts()?,
                 _ => self.reads_everything()?,
             };
             if done {
@@ -258,6 +261,45 @@ impl Day {
             .collect();
         self.approved()?;
         self.pending = of;
+        Ok(true)
+    }
+
+    /// What one pod got already is approved only then: until it is, nobody approved it.
+    pub(super) fn baseline_comes_last(&mut self) -> Result<()> {
+        while self.publish_one()? {}
+        self.begin_act("a publish comes before the baseline that approves it");
+        let name = ("web", "linkerd-config");
+        self.changed(name)?;
+        let mut all = self.volumes(|source| source == Source::ConfigMap(name.1));
+        let (pod, volume) = self.chance.pick(&all).context("no pod has it")?;
+        self.about(pod);
+        self.node.sync(pod, volume)?;
+        let path = self.node.pods[pod].published[volume].path.join("values");
+        self.published_unapproved(pod, &path);
+        self.told()?;
+        self.approved()?;
+        let path = path.display().to_string();
+        self.agent.find("the end of the violation", |record| {
+            record["kind"] == "violation.resolved"
+                && record["resolution"] == "rebaselined"
+                && record["object"]["path"] == path.as_str()
+        })?;
+        all.retain(|one| *one != (pod, volume));
+        self.pending = all.into_iter().map(|(pod, at)| (self.node.pods[pod].uid.clone(), at)).collect();
+        Ok(())
+    }
+
+    /// Meshseal itself is restarted, as by an upgrade: nothing comes anew of it.
+    fn meshseal_restarts(&mut self) -> Result<bool> {
+        if self.restarts == RESTARTS {
+            return Ok(false);
+        }
+        self.restarts += 1;
+        self.begin_act("Meshseal restarts");
+        self.agent.restart(&self.home)?;
+        for at in 0..self.node.pods.len() {
+            self.taken_up(at)?;
+        }
         Ok(true)
     }
 

@@ -112,6 +112,8 @@ struct Day {
     dirty: Vec<PathBuf>,
     /// Lawful writes to files of the pods' own, for texts that differ.
     written: u64,
+    /// Of the agent, so far.
+    restarts: usize,
     /// Somebody on the host.
     intruder: Process,
     started: Instant,
@@ -170,6 +172,7 @@ impl Day {
             pending: Vec::new(),
             dirty: Vec::new(),
             written: 0,
+            restarts: 0,
             intruder,
             started,
         };
@@ -189,6 +192,7 @@ impl Day {
         let seen: Vec<&Value> = seen.collect();
         ensure!(seen.is_empty(), "violations where all was lawful: {}", told_of(seen));
         println!("note: {} lawful acts after {} s", self.act, self.started.elapsed().as_secs());
+        self.baseline_comes_last()?;
         let mut scenarios = tamper::all();
         self.chance.shuffle(&mut scenarios);
         for scenario in scenarios {

@@ -123,6 +123,14 @@ impl Day {
         process.end()
     }
 
+    /// The kubelet laid down there what no baseline approves.
+    pub(super) fn published_unapproved(&mut self, pod: usize, path: &Path) {
+        let exe = self.node.dir.join("bin/kubelet").display().to_string();
+        let kubelet = By { comm: "kubelet".to_owned(), exe, pod: None };
+        let who = (kubelet, self.of(pod, true));
+        self.expect("content", path, "rename", who, CONFIG);
+    }
+
     fn unseen(&mut self, why: &str) {
         self.model.unseen.push(format!("act {} ({}): {why}", self.act, self.name));
     }
@@ -137,8 +145,10 @@ fn s01_root_is_swapped_in_place(day: &mut Day) -> Result<()> {
         .tell(&format!("copy {stage}/root-cert.pem {}", volume.join("..data/root-cert.pem").display()))?;
     let who = (day.host()?, day.of(victim.0, true));
     day.expect("content", &volume.join("root-cert.pem"), "write", who, ROOT);
-    day.dirty.push(volume);
-    Ok(())
+    day.told()?;
+    // At its next sync the kubelet finds that it is not what it laid down, and lays it down anew.
+    day.node.sync(victim.0, victim.1)?;
+    day.accepted("change.accepted", &volume)
 }
 
 /// 2: what a container opens is no link of the kubelet's any more; it is never healed.
@@ -196,10 +206,7 @@ fn s05_unapproved_bytes_are_published(day: &mut Day) -> Result<()> {
     let volume = day.path(victim);
     let stage = day.node.stage(&[("custom_bootstrap.json", "{\"admin\":{\"address\":{}}}")])?;
     day.node.publish(victim.0, victim.1, &stage)?;
-    let exe = day.node.dir.join("bin/kubelet").display().to_string();
-    let kubelet = By { comm: "kubelet".to_owned(), exe, pod: None };
-    let who = (kubelet, day.of(victim.0, true));
-    day.expect("content", &volume.join("custom_bootstrap.json"), "rename", who, CONFIG);
+    day.published_unapproved(victim.0, &volume.join("custom_bootstrap.json"));
     day.dirty.push(volume);
     Ok(())
 }

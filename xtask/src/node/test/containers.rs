@@ -125,11 +125,13 @@ impl<'a> Containers<'a> {
         self.found(&[(&self.one, PROGRAM, ["attributes", "setattr", "chmod"], None)])
     }
 
-    /// Another file renamed over it, by a process of the container: its shell, which is busybox, does that itself.
+    /// Another file renamed over it, by a process of the container. What busybox's shell does itself goes by the shell's name or the
+    /// applet's, as it comes.
     pub(super) fn replace_inside(&self) -> Result<()> {
-        let script = "cp /bin/busybox /tmp/new; mv /tmp/new /usr/local/bin/busybox";
+        let script =
+            "cp /bin/busybox /tmp/new; cp /bin/busybox /tmp/mv; exec /tmp/mv /tmp/new /usr/local/bin/busybox";
         self.inside(&self.two, &["/bin/sh", "-c", script])?;
-        self.found(&[(&self.two, PROGRAM, ["replaced", "rename", "sh"], Some(self.two.pod))])
+        self.found(&[(&self.two, PROGRAM, ["replaced", "rename", "mv"], Some(self.two.pod))])
     }
 
     /// Nothing was told of these containers but what the acts are.

@@ -83,7 +83,19 @@ pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed, hooks: bool) -> 
             what: "a privileged pod enters the host and mounts a file over a binary",
             act: Box::new(move || {
                 let [plugin, other] = [&sealed.plugin, &sealed.key].map(|file| file.display().to_string());
-                let exec = ["-n", "plain", "exec", "privileged", "--", "nsenter", "-t", "1", "-m", "--"];
+                let exec = [
+                    "-n",
+                    "plain",
+                    "exec",
+                    "privileged",
+                    "--",
+                    "/bin/busybox",
+                    "nsenter",
+                    "-t",
+                    "1",
+                    "-m",
+                    "--",
+                ];
                 cluster.kubectl(&[&exec[..], &["mount", "--bind", &other, &plugin]].concat()).map(drop)
             }),
             violation: "mounted_over",
