@@ -251,7 +251,8 @@ impl Day {
         let mut wanted: Vec<String> = whole.map(|volume| volume.path.display().to_string()).collect();
         if seal::is_sealed(pod.mesh()) {
             let exe = pod.root()?.join(pod.mesh().exe.trim_start_matches('/'));
-            wanted.push(exe.display().to_string());
+            // One that was tampered with stays violated.
+            wanted.extend(self.model.below(&exe).is_empty().then(|| exe.display().to_string()));
         }
         let until = Instant::now() + PATIENCE;
         loop {
