@@ -62,23 +62,35 @@ impl MountTable {
     }
 }
 
+/// The id of the mount that it was opened by.
+fn mount_of(fd: &OwnedFd) -> Option<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID).ok().map(|stat| stat.stx_mnt_id)
+}
+
 impl Judge {
     /// Watches what the object behind `fd` is made of, if it lies on overlayfs.
     pub(super) fn watch_layers(&mut self, ix: Ix, fd: &OwnedFd) {
         if rustix::fs::fstatfs(fd).map_or(0, |fs| fs.f_type) != OVERLAY {
             return self.leave_layers(ix);
         }
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let Ok(stat) = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID) else { return };
+        let Some(mount) = mount_of(fd) else { return };
         let known = self.units.get(ix).and_then(|unit| unit.apart().made_of.clone());
-        let made_of = match known.filter(|known| known.mount == stat.stx_mnt_id) {
+        let made_of = match known.filter(|known| known.mount == mount) {
             Some(known) => known,
             None => {
                 self.leave_layers(ix);
-                let Some(paths) = self.layers_of(fd, stat.stx_mnt_id) else {
-                    return self.unwatched(ix, "the layers of the overlay that it lies on cannot be found");
+                let Some(paths) = self.layers_of(fd, mount) else {
+                    // A container that ends takes its root away: what was opened just now is not there any more, and what
+                    // that means is for the look to say.
+                    let path = self.units.get(ix).map(|unit| unit.object.path.clone());
+                    let now = path.and_then(|path| self.options.root.locate(&path).ok());
+                    if now.as_ref().and_then(mount_of) == Some(mount) {
+                        self.unwatched(ix, "the layers of the overlay that it lies on cannot be found");
+                    }
+                    return;
                 };
-                let made_of = MadeOf { mount: stat.stx_mnt_id, paths };
+                let made_of = MadeOf { mount, paths };
                 self.enter_layers(ix, &made_of);
                 made_of
             }
