@@ -550,8 +550,7 @@ fn judge(cluster: &Cluster) -> (usize, Vec<String>) {
     let baseline = statement::parse(&dsse::verify(&envelope, &trusted, 1).unwrap().payload).unwrap();
     let root = Root::open(&cluster.node.root).unwrap();
     let pods = pods::read(&root, &pods::kubelet_root(&root).unwrap());
-    let objects: Vec<SealedObject> =
-        resolve(&root, &baseline.name, &baseline.objects, &pods, Expect::All).objects;
+    let objects: Vec<SealedObject> = resolve(&root, &baseline.objects, &pods, Expect::All).objects;
     let secret_key = Some(SecretKey::new(SECRET_KEY.to_vec()).unwrap().into());
     let outcome = verify(&root, &objects, &Context { secret_key, ..Context::default() });
     assert_eq!(outcome.unknown, []);

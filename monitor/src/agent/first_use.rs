@@ -85,7 +85,8 @@ impl FirstUse {
         resolved: &[Resolved],
     ) -> Option<Arc<AcceptedBaseline>> {
         let known = self.known.as_ref()?;
-        let host = signed.iter().flat_map(|one| one.objects.iter()).filter(|object| object.anchor.is_host());
+        let host =
+            signed.iter().flat_map(|one| one.objects.iter()).filter(|object| object.rule.anchor.is_host());
         let concrete = resolved.iter().flat_map(|one| one.objects.iter());
         let sealed: HashSet<&HostPath> = host.chain(concrete).map(|object| &object.path).collect();
         let rest: Vec<SealedObject> =

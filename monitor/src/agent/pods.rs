@@ -98,7 +98,7 @@ impl Pods {
         let other = of != self.of;
         if other {
             let anchored =
-                baselines.iter().filter(|one| one.objects.iter().any(|object| !object.anchor.is_host()));
+                baselines.iter().filter(|one| one.objects.iter().any(|object| !object.rule.anchor.is_host()));
             self.anchored = anchored.cloned().collect();
             self.of = of;
         } else if self.anchored.is_empty() {
@@ -147,8 +147,8 @@ impl Pods {
         let anchored = std::mem::take(&mut self.anchored);
         for baseline in &anchored {
             let objects = &baseline.objects;
-            let mut found = resolve(&self.root, &baseline.name, objects, &pods, Expect::Started);
-            resolve_images(&self.root, &baseline.name, objects, &containers, &mut found);
+            let mut found = resolve(&self.root, objects, &pods, Expect::Started);
+            resolve_images(&self.root, objects, &containers, &mut found);
             let Resolution { objects, pods, containers, unknown, .. } = found;
             for pod in unknown.iter().filter(|pod| pod.may_be_sealed) {
                 let since = untold.get(&pod.uid).copied().unwrap_or_else(Instant::now);

@@ -218,8 +218,8 @@ mod tests {
 
     fn file(baseline: &Baseline, end: &str) -> (Class, bool, Vec<String>) {
         let object = baseline.objects.iter().find(|object| object.path.to_string().ends_with(end)).unwrap();
-        let Seal::File { content, .. } = &object.seal else { panic!("{end} is no file") };
-        (object.class, *content == Content::Any, object.writers().to_vec())
+        let Seal::File(content) = &object.seal else { panic!("{end} is no file") };
+        (object.rule.class, *content == Content::Any, object.rule.writers.clone())
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((&*writer.containers, &writer.namespace), (&["istio-proxy".to_owned()][..], &None));
         assert_eq!(writer.exe, HostPath::from("/usr/local/bin/pilot-agent"));
         let dir_of = baseline.objects.iter().find(|object| object.path.name() == b"istio-envoy").unwrap();
-        assert_eq!(dir_of.writers(), ["pilot-agent"]);
+        assert_eq!(dir_of.rule.writers, ["pilot-agent"]);
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
             let object = baseline.objects.iter().find(|object| object.path.name() == volume).unwrap();
             let Seal::Volume { entries } = &object.seal else { panic!("no volume") };
             let entry = entries.iter().find(|entry| &*entry.path == file).unwrap();
-            (entry.class, object.writers().to_vec())
+            (entry.class, object.rule.writers.clone())
         };
         let kubelet = vec!["kubelet".to_owned()];
         assert_eq!(entry(b"istio-podinfo", b"labels"), (Class::Opaque, kubelet.clone()));
@@ -280,7 +280,7 @@ mod tests {
         let Seal::Volume { entries } = &object.seal else { panic!("no volume") };
         let entry = entries.iter().find(|entry| &*entry.path == b"note").unwrap();
         assert_eq!(
-            (entry.class, object.writers()),
+            (entry.class, &*object.rule.writers),
             (Class::Opaque, &["cert-manager-csi-driver".to_owned()][..])
         );
         let Some(Writer::InPod(writer)) = baseline.writers.get(1) else { panic!("{:?}", baseline.writers) };

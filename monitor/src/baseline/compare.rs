@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::content::{self, FoundContent};
 use super::identity::{self, Identity, Known, SealedIdentity};
 use super::meaning;
-use super::object::{Attributes, Content, EntryKind, Seal, SealedObject, xattr_key};
+use super::object::{Attributes, Content, EntryKind, Names, Seal, SealedObject, xattr_key};
 use super::observe::{self, Context, Found, FoundKind, ObserveError, Root};
 use super::secret;
 use crate::model::{HostPath, State, Time};
@@ -109,13 +109,13 @@ pub fn check(
     }
     let mut differences = compare(sealed, &found);
     match (&sealed.seal, &found.kind) {
-        (Seal::File { content: Content::Identity(identity), .. }, FoundKind::File { content, .. }) => {
+        (Seal::File(Content::Identity(identity)), FoundKind::File { content, .. }) => {
             let before = old.and_then(|old| identity_of(&old.kind));
             differences.extend(check_identity(root, identity, before, content, None));
         }
         (Seal::Volume { entries }, FoundKind::Volume { entries: found, .. }) => {
             for entry in entries {
-                if let Some((_, Content::Identity(identity))) = &entry.file
+                if let Some(Content::Identity(identity)) = &entry.file
                     && let Some(Found { kind: FoundKind::File { content, .. }, .. }) = found.get(&entry.path)
                 {
                     let before = old.and_then(|old| match &old.kind {
@@ -137,10 +137,8 @@ pub fn check(
 #[must_use]
 pub fn needs_secret_key(seal: &Seal) -> bool {
     match seal {
-        Seal::File { content, .. } => matches!(content, Content::Hmac(_)),
-        Seal::Volume { entries } => {
-            entries.iter().any(|entry| matches!(&entry.file, Some((_, Content::Hmac(_)))))
-        }
+        Seal::File(content) => matches!(content, Content::Hmac(_)),
+        Seal::Volume { entries } => entries.iter().any(|entry| matches!(&entry.file, Some(Content::Hmac(_)))),
         _ => false,
     }
 }
@@ -195,7 +193,7 @@ pub fn missing(sealed: &SealedObject) -> Difference {
         expected: State::from([("type".into(), sealed.seal.kind().as_str().into())]),
         actual: State::from([("type".into(), "none".into())]),
         detail: match &sealed.seal {
-            Seal::File { content: Content::Meaning(meaning), .. } => meaning.without_it(),
+            Seal::File(Content::Meaning(meaning)) => meaning.without_it(),
             _ => None,
         },
     }
@@ -207,8 +205,8 @@ pub fn missing(sealed: &SealedObject) -> Difference {
 pub fn compare(sealed: &SealedObject, found: &Found) -> Vec<Difference> {
     let mut out = Vec::new();
     match (&sealed.seal, &found.kind) {
-        (Seal::File { size, content }, FoundKind::File { size: found_size, content: found }) => {
-            file(&mut out, None, (*size, content), (*found_size, found));
+        (Seal::File(content), FoundKind::File { size, content: found }) => {
+            file(&mut out, None, content, (*size, found));
         }
         (Seal::Symlink { target }, FoundKind::Symlink { target: found }) => {
             if target != found {
@@ -242,7 +240,7 @@ pub fn compare(sealed: &SealedObject, found: &Found) -> Vec<Difference> {
     }
     // Mode bits of another type of inode tell nothing, and a symlink's mode is always 0777.
     if sealed.seal.kind() == found.entry_kind() {
-        attributes(&mut out, None, &sealed.attributes, &found.attributes);
+        attributes(&mut out, None, &sealed.rule.attributes, &found.attributes);
     }
     out
 }
@@ -250,7 +248,7 @@ pub fn compare(sealed: &SealedObject, found: &Found) -> Vec<Difference> {
 fn file(
     out: &mut Vec<Difference>,
     entry: Option<&[u8]>,
-    (size, sealed): (Option<u64>, &Content),
+    sealed: &Content,
     (found_size, found): (u64, &FoundContent),
 ) {
     let mut expected = State::new();
@@ -268,8 +266,8 @@ fn file(
     let same = content::content_matches(sealed, found);
     if same != Some(true) {
         match sealed {
-            Content::Sha256(digest) if !found.secret => {
-                expected.insert("sha256".into(), hex::encode(digest));
+            Content::Sha256(sealed) if !found.secret => {
+                expected.insert("sha256".into(), hex::encode(sealed.digest));
                 actual.insert("sha256".into(), hex::encode(found.sha256));
             }
             _ => {
@@ -278,7 +276,7 @@ fn file(
             }
         }
     }
-    if let Some(size) = size
+    if let Some(size) = sealed.size()
         && size != found_size
     {
         expected.insert("size".into(), size.to_string());
@@ -333,19 +331,15 @@ fn attributes(out: &mut Vec<Difference>, entry: Option<&[u8]>, sealed: &Attribut
     }
 }
 
-fn directory(
-    out: &mut Vec<Difference>,
-    sealed: &BTreeMap<Box<[u8]>, EntryKind>,
-    found: &BTreeMap<Box<[u8]>, EntryKind>,
-) {
-    for (name, kind) in sealed {
+fn directory(out: &mut Vec<Difference>, sealed: &Names, found: &BTreeMap<Box<[u8]>, EntryKind>) {
+    for (name, kind) in sealed.iter() {
         match found.get(name) {
-            Some(other) if other == kind => {}
+            Some(other) if *other == kind => {}
             other => name_differs(out, name, kind.as_str(), other.map_or("none", |kind| kind.as_str())),
         }
     }
-    let names: Vec<&[u8]> = sealed.keys().map(AsRef::as_ref).collect();
-    for (name, kind) in found.iter().filter(|(name, _)| !sealed.contains_key(*name)) {
+    let names: Vec<&[u8]> = sealed.iter().map(|(name, _)| name).collect();
+    for (name, kind) in found.iter().filter(|(name, _)| names.binary_search(&&***name).is_err()) {
         name_differs(out, name, "none", kind.as_str());
         if let Some(difference) = out.last_mut() {
             difference.detail = meaning::overtakes(&names, name);
@@ -393,10 +387,8 @@ fn volume(out: &mut Vec<Difference>, sealed: &SealedObject, found: &Found) {
                 name_differs(out, &entry.path, expected.as_str(), other.entry_kind().as_str());
             }
             Some(other) => {
-                if let (Some((size, sealed)), FoundKind::File { size: found_size, content }) =
-                    (&entry.file, &other.kind)
-                {
-                    file(out, Some(&entry.path), (*size, sealed), (*found_size, content));
+                if let (Some(sealed), FoundKind::File { size, content }) = (&entry.file, &other.kind) {
+                    file(out, Some(&entry.path), sealed, (*size, content));
                 }
                 attributes(out, Some(&entry.path), &entry.attributes, &other.attributes);
             }
@@ -419,18 +411,19 @@ mod tests {
     use std::fs;
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::sync::Arc;
 
     use super::*;
-    use crate::baseline::object::{Publish, VolumeEntry};
+    use crate::baseline::object::{Hashed, Publish, Rule, VolumeEntry};
     use crate::model::Class;
 
     fn seal_of(found: &Found) -> Seal {
         match &found.kind {
             FoundKind::File { size, content } => {
-                Seal::File { size: Some(*size), content: Content::Sha256(content.sha256) }
+                Seal::File(Content::Sha256(Hashed::new(content.sha256, *size).unwrap()))
             }
             FoundKind::Symlink { target } => Seal::Symlink { target: target.clone() },
-            FoundKind::Directory { names } => Seal::Directory { names: Some(Box::new(names.clone())) },
+            FoundKind::Directory { names } => Seal::Directory { names: Some(Names::of(names)) },
             FoundKind::Volume { entries, .. } => Seal::Volume {
                 entries: entries
                     .iter()
@@ -439,7 +432,7 @@ mod tests {
                         class: Class::Sealed,
                         file: match &found.kind {
                             FoundKind::File { size, content } => {
-                                Some((Some(*size), Content::Sha256(content.sha256)))
+                                Some(Content::Sha256(Hashed::new(content.sha256, *size).unwrap()))
                             }
                             _ => None,
                         },
@@ -455,14 +448,15 @@ mod tests {
     fn sealed(root: &Root, path: &str) -> SealedObject {
         let found = observe::observe(root, &path.into(), &Context::default()).unwrap();
         SealedObject {
-            id: SealedObject::id_of("t", &found.path),
-            anchor: crate::baseline::Anchor::Host,
-            mounts: None,
-            class: Class::Sealed,
-            publish: Publish::InPlace,
             seal: seal_of(&found),
-            attributes: found.attributes,
-            writers: None,
+            rule: Arc::new(Rule {
+                anchor: crate::baseline::Anchor::Host,
+                mounts: Vec::new(),
+                class: Class::Sealed,
+                publish: Publish::InPlace,
+                attributes: found.attributes,
+                writers: Vec::new(),
+            }),
             path: found.path,
         }
     }

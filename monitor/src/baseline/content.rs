@@ -119,9 +119,9 @@ fn fill(file: &std::fs::File, buffer: &mut [u8], left: u64) -> Result<usize, Err
 #[must_use]
 pub(super) fn content_matches(sealed: &Content, found: &FoundContent) -> Option<bool> {
     match sealed {
-        Content::Sha256(digest) => Some(*digest == found.sha256),
-        Content::Hmac(digest) => found.hmac.map(|hmac| hmac == *digest),
-        Content::PublicKey(digest) => Some(found.public_key == Some(*digest)),
+        Content::Sha256(sealed) => Some(sealed.digest == found.sha256),
+        Content::Hmac(sealed) => found.hmac.map(|hmac| hmac == sealed.digest),
+        Content::PublicKey(sealed) => Some(found.public_key == Some(sealed.digest)),
         Content::Meaning(sealed) => Some(sealed.differs(found.meaning(sealed.form())).is_none()),
         // Judged by `keeps_identity`.
         Content::Identity(_) | Content::Any => Some(true),

@@ -46,8 +46,8 @@ pub use error::Error;
 pub use keys::{SigningKey, TrustedKey};
 pub use meaning::{Form, Meaning};
 pub use object::{
-    Attributes, Content, Digest, EntryKind, MountedAt, ObjectId, PodWriter, Publish, Seal, SealedObject,
-    VolumeEntry, Writer, XattrValue,
+    Attributes, Content, Digest, EntryKind, Hashed, MountedAt, Names, ObjectId, PodWriter, Publish, Rule,
+    Seal, SealedObject, VolumeEntry, Writer, XattrValue,
 };
 pub use observe::{Context, Found, FoundKind, ObserveError, Root, observe};
 pub use signed::Signed;

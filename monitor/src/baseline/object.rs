@@ -29,30 +29,35 @@ impl serde::Serialize for ObjectId {
     }
 }
 
-/// What one object must be. A baseline may have a hundred thousand of them.
+/// What one object must be. A baseline may have a hundred thousand of them: what many have in common stands in one [`Rule`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedObject {
-    /// Stable id.
-    pub id: ObjectId,
-    /// What it was sealed relative to. Once resolved on a node, `path` is the host's whatever this says.
-    pub anchor: Anchor,
-    /// Where it stands, relative to the anchor; on the host for a resolved one.
+    /// Where it stands, relative to its anchor; on the host for a resolved one.
     pub path: HostPath,
+    /// What holds for it as for others.
+    pub rule: Arc<Rule>,
+    /// What it is.
+    pub seal: Seal,
+}
+
+const _: () = assert!(size_of::<SealedObject>() <= 64, "an object beyond its path");
+
+/// What objects have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// What the object was sealed relative to. Once resolved on a node, its path is the host's whatever this says.
+    pub anchor: Anchor,
     /// Where containers see it, where it was sealed for a workload.
-    pub mounts: Option<Arc<Vec<MountedAt>>>,
+    pub mounts: Vec<MountedAt>,
     /// How it may change.
     pub class: Class,
     /// Whether a publish may reach a running pod.
     pub publish: Publish,
-    /// What it is.
-    pub seal: Seal,
     /// Mode, owner, extended attributes.
     pub attributes: Attributes,
     /// Names of those who may lawfully publish it (see [`Writer`] for what a name stands for).
-    pub writers: Option<Arc<Vec<String>>>,
+    pub writers: Vec<String>,
 }
-
-const _: () = assert!(size_of::<SealedObject>() <= 144, "an object beyond its path");
 
 impl SealedObject {
     /// The id of an object of the host: the same for every revision of a baseline.
@@ -61,13 +66,13 @@ impl SealedObject {
         Self::id(baseline, path.as_bytes())
     }
 
-    /// The id of an object relative to something else than the host.
+    /// Its id as long as it is not resolved on a node.
     #[must_use]
-    pub fn id_at(baseline: &str, anchor: &Anchor, path: &HostPath) -> ObjectId {
-        if anchor.is_host() {
-            Self::id_of(baseline, path)
+    pub fn id_at_anchor(&self, baseline: &str) -> ObjectId {
+        if self.rule.anchor.is_host() {
+            Self::id_of(baseline, &self.path)
         } else {
-            Self::id(baseline, anchor.address(path).as_bytes())
+            Self::id(baseline, self.address().as_bytes())
         }
     }
 
@@ -83,23 +88,17 @@ impl SealedObject {
     /// Its path with what that is relative to.
     #[must_use]
     pub fn address(&self) -> String {
-        self.anchor.address(&self.path)
-    }
-
-    /// The names of its lawful writers.
-    #[must_use]
-    pub fn writers(&self) -> &[String] {
-        self.writers.as_deref().map_or(&[], Vec::as_slice)
+        self.rule.anchor.address(&self.path)
     }
 
     /// All of what is sealed, as records show it. Secrets show no content.
     #[must_use]
     pub fn state(&self) -> State {
-        let mut state = self.attributes.state();
+        let mut state = self.rule.attributes.state();
         state.insert("type".into(), self.seal.kind().as_str().into());
         match &self.seal {
-            Seal::File { size, content } => {
-                if let Some(size) = size {
+            Seal::File(content) => {
+                if let Some(size) = content.size() {
                     state.insert("size".into(), size.to_string());
                 }
                 if let Some((key, value)) = content.state() {
@@ -111,7 +110,7 @@ impl SealedObject {
             }
             Seal::Directory { names } => {
                 if let Some(names) = names {
-                    state.insert("names".into(), names.len().to_string());
+                    state.insert("names".into(), names.iter().count().to_string());
                 }
             }
             Seal::Volume { entries } => {
@@ -123,7 +122,7 @@ impl SealedObject {
 }
 
 /// Where a container sees a volume.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MountedAt {
     /// Name of the container.
@@ -146,12 +145,12 @@ pub enum Publish {
 /// What an object is, and its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seal {
-    /// A regular file. `size` is absent where the content may change.
-    File { size: Option<u64>, content: Content },
+    /// A regular file.
+    File(Content),
     /// A symbolic link, sealed by its target.
     Symlink { target: Box<[u8]> },
-    /// A directory; closed if `names` is there: name → what stands under it.
-    Directory { names: Option<Box<BTreeMap<Box<[u8]>, EntryKind>>> },
+    /// A directory; closed if `names` is there.
+    Directory { names: Option<Names> },
     /// An `AtomicWriter` volume: logical relative path (`.` for the directory `..data` points at) → entry, sorted.
     Volume { entries: Box<[VolumeEntry]> },
 }
@@ -161,7 +160,7 @@ impl Seal {
     #[must_use]
     pub const fn kind(&self) -> EntryKind {
         match self {
-            Self::File { .. } => EntryKind::File,
+            Self::File(_) => EntryKind::File,
             Self::Symlink { .. } => EntryKind::Symlink,
             Self::Directory { .. } | Self::Volume { .. } => EntryKind::Directory,
         }
@@ -176,22 +175,43 @@ pub struct VolumeEntry {
     /// How it may change.
     pub class: Class,
     /// Content of a file; `None` for a directory.
-    pub file: Option<(Option<u64>, Content)>,
+    pub file: Option<Content>,
     /// What it comes from, such as `ConfigMap/name:key`, where the baseline says so.
     pub source: Option<Box<str>>,
     /// Mode, owner, extended attributes.
     pub attributes: Attributes,
 }
 
+/// The names in a closed directory and what stands under each, sorted, in one piece of memory: of each the type, the name, and a NUL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names(Box<[u8]>);
+
+impl Names {
+    /// Names of files, which hold no NUL.
+    #[must_use]
+    pub fn of(names: &BTreeMap<Box<[u8]>, EntryKind>) -> Self {
+        let each = names.iter().map(|(name, kind)| [&[*kind as u8], &**name, &[0]].concat());
+        Self(each.collect::<Vec<_>>().concat().into())
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], EntryKind)> {
+        self.0.split_inclusive(|byte| *byte == 0).filter_map(|one| {
+            let (kind, name) = one.split_first()?;
+            Some((name.strip_suffix(&[0])?, *EntryKind::ALL.get(usize::from(*kind).checked_sub(1)?)?))
+        })
+    }
+}
+
 /// How the content of a file is sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// By its SHA-256.
-    Sha256(Digest),
+    Sha256(Hashed),
     /// A secret: by HMAC-SHA256 under the cluster's key.
-    Hmac(Digest),
+    Hmac(Hashed),
     /// A private key: by the SHA-256 of its `SubjectPublicKeyInfo`.
-    PublicKey(Digest),
+    PublicKey(Hashed),
     /// Rotated: by the identity it must keep.
     Identity(Arc<SealedIdentity>),
     /// By what it means: a set of certificates, a chain of plugins, a value.
@@ -200,13 +220,47 @@ pub enum Content {
     Any,
 }
 
+/// A digest, and how long what it is of is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashed {
+    /// The digest.
+    pub digest: Digest,
+    /// Seven bytes, which stand where an eighth would cost every object eight.
+    size: [u8; 7],
+}
+
+impl Hashed {
+    /// `None` of what is longer than 2⁵⁶ bytes, which nobody would wait for to be hashed.
+    #[must_use]
+    pub fn new(digest: Digest, size: u64) -> Option<Self> {
+        let [size @ .., 0] = size.to_le_bytes() else { return None };
+        Some(Self { digest, size })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        let [a, b, c, d, e, f, g] = self.size;
+        u64::from_le_bytes([a, b, c, d, e, f, g, 0])
+    }
+}
+
 impl Content {
+    /// Bytes; `None` where they may change.
+    #[must_use]
+    pub const fn size(&self) -> Option<u64> {
+        match self {
+            Self::Sha256(sized) | Self::Hmac(sized) | Self::PublicKey(sized) => Some(sized.size()),
+            Self::Identity(_) | Self::Meaning(_) | Self::Any => None,
+        }
+    }
+
     /// Key and value for a [`State`]; nothing for secrets.
     #[must_use]
     pub fn state(&self) -> Option<(&'static str, String)> {
         match self {
-            Self::Sha256(digest) => Some(("sha256", hex::encode(digest))),
-            Self::PublicKey(digest) => Some(("public_key", hex::encode(digest))),
+            Self::Sha256(sealed) => Some(("sha256", hex::encode(sealed.digest))),
+            Self::PublicKey(sealed) => Some(("public_key", hex::encode(sealed.digest))),
             Self::Identity(identity) => Some(("identity", identity.to_string())),
             Self::Meaning(meaning) => Some(meaning.state()),
             Self::Hmac(_) | Self::Any => None,
@@ -214,12 +268,12 @@ impl Content {
     }
 }
 
-/// The type of an inode.
+/// The type of an inode. Its number is never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
     /// Regular file.
-    File,
+    File = 1,
     /// Directory.
     Directory,
     /// Symbolic link.
@@ -235,6 +289,10 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// All of them, by number.
+    const ALL: [Self; 7] =
+        [Self::File, Self::Directory, Self::Symlink, Self::Fifo, Self::Socket, Self::Char, Self::Block];
+
     /// The word in statements and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -267,7 +325,7 @@ impl EntryKind {
 }
 
 /// Mode, owner and extended attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Attributes {
     /// Permission bits with setuid, setgid and sticky (`07777`).
     pub mode: u16,
@@ -305,7 +363,7 @@ pub fn xattr_key(name: &[u8]) -> String {
 pub const XATTR_INLINE: usize = 64;
 
 /// The value of an extended attribute: short ones as they are, long ones by SHA-256.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum XattrValue {
     /// The bytes, at most [`XATTR_INLINE`].
     Bytes(Box<[u8]>),

@@ -157,9 +157,9 @@ impl Context {
             }
         };
         match &sealed.seal {
-            Seal::File { content, .. } => ask(content),
+            Seal::File(content) => ask(content),
             Seal::Volume { entries } => {
-                entries.iter().filter_map(|entry| entry.file.as_ref()).for_each(|(_, content)| ask(content));
+                entries.iter().filter_map(|entry| entry.file.as_ref()).for_each(&mut ask);
             }
             _ => {}
         }

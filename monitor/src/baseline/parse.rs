@@ -136,7 +136,7 @@ pub fn parse(payload: &[u8]) -> Result<Baseline, Error> {
         return Err(bad("predicate.unresolved", "at most 1000000"));
     }
     let writers = writers(predicate.writers)?;
-    let (mut objects, digest) = objects(payload, &predicate.name, &writers)?;
+    let (mut objects, digest) = objects(payload, &writers)?;
     if subject.digest.sha256 != digest {
         return Err(bad("subject[0].digest.sha256", "the SHA-256 of predicate.objects as canonical JSON"));
     }
@@ -196,9 +196,8 @@ fn writers(wire: Vec<WireWriter>) -> Result<Vec<Writer>, Error> {
 }
 
 /// The objects of a statement, and their digest.
-fn objects(payload: &[u8], baseline: &str, writers: &[Writer]) -> Result<(Vec<SealedObject>, String), Error> {
+fn objects(payload: &[u8], writers: &[Writer]) -> Result<(Vec<SealedObject>, String), Error> {
     let mut taken = Taken {
-        baseline,
         writers,
         shared: Shared::default(),
         digest: ObjectsDigest::default(),
@@ -217,7 +216,6 @@ fn objects(payload: &[u8], baseline: &str, writers: &[Writer]) -> Result<(Vec<Se
 
 /// What came of the objects so far.
 struct Taken<'a> {
-    baseline: &'a str,
     writers: &'a [Writer],
     shared: Shared,
     digest: ObjectsDigest,
@@ -233,7 +231,7 @@ impl Taken<'_> {
         }
         self.digest.add(&object)?;
         let place = format!("predicate.objects[{at}]");
-        self.objects.push(to_sealed(self.baseline, object, self.writers, &mut self.shared, &place)?);
+        self.objects.push(to_sealed(object, self.writers, &mut self.shared, &place)?);
         Ok(())
     }
 }

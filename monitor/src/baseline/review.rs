@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::object::{Attributes, Content, Seal, SealedObject, Writer};
-use super::statement::Baseline;
+use super::statement::{Baseline, place_of};
 use crate::model::{Class, HostPath};
 
 /// What became of an object, or of a field.
@@ -85,7 +85,7 @@ fn objects(from: &[SealedObject], to: &[SealedObject]) -> Vec<Change> {
             (None, None) => return out,
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some(a), Some(b)) => (&a.anchor, &a.path).cmp(&(&b.anchor, &b.path)),
+            (Some(a), Some(b)) => place_of(a).cmp(&place_of(b)),
         };
         let before = if order.is_le() { from.next() } else { None };
         let after = if order.is_ge() { to.next() } else { None };
@@ -99,7 +99,7 @@ fn objects(from: &[SealedObject], to: &[SealedObject]) -> Vec<Change> {
         let fields =
             fields(&before.map_or_else(|| none.clone(), rule), &after.map_or_else(|| none.clone(), rule));
         if !fields.is_empty() {
-            out.push(Change { path: any.address(), change: kind, class: any.class, fields });
+            out.push(Change { path: any.address(), change: kind, class: any.rule.class, fields });
         }
     }
 }
@@ -151,24 +151,24 @@ fn terms(baseline: &Baseline) -> Fields {
 /// All that an object says but its path and id.
 fn rule(object: &SealedObject) -> Fields {
     let mut out = Fields::new();
-    put(&mut out, "", "class", object.class.as_str());
+    put(&mut out, "", "class", object.rule.class.as_str());
     put(&mut out, "", "type", object.seal.kind().as_str());
-    if object.publish == super::Publish::Redeploy {
+    if object.rule.publish == super::Publish::Redeploy {
         put(&mut out, "", "publish", "redeploy");
     }
-    if !object.writers().is_empty() {
-        put(&mut out, "", "writers", &object.writers().join(", "));
+    if !object.rule.writers.is_empty() {
+        put(&mut out, "", "writers", &object.rule.writers.join(", "));
     }
-    for mount in object.mounts.iter().flat_map(|mounts| mounts.iter()) {
+    for mount in &object.rule.mounts {
         put(&mut out, "", &format!("mount.{}:{}", mount.container, mount.path), "seen");
     }
-    attributes(&mut out, "", &object.attributes);
+    attributes(&mut out, "", &object.rule.attributes);
     match &object.seal {
-        Seal::File { size, content } => file(&mut out, "", *size, content),
+        Seal::File(content) => file(&mut out, "", content),
         Seal::Symlink { target } => put(&mut out, "", "target", &text(target)),
         Seal::Directory { names: None } => put(&mut out, "", "names", "open"),
         Seal::Directory { names: Some(names) } => {
-            for (name, kind) in &**names {
+            for (name, kind) in names.iter() {
                 put(&mut out, "", &format!("name.{}", text(name)), kind.as_str());
             }
         }
@@ -181,7 +181,7 @@ fn rule(object: &SealedObject) -> Fields {
                 }
                 attributes(&mut out, &of, &entry.attributes);
                 match &entry.file {
-                    Some((size, content)) => file(&mut out, &of, *size, content),
+                    Some(content) => file(&mut out, &of, content),
                     None => put(&mut out, &of, "type", "directory"),
                 }
             }
@@ -200,14 +200,14 @@ fn attributes(out: &mut Fields, of: &str, attributes: &Attributes) {
     }
 }
 
-fn file(out: &mut Fields, of: &str, size: Option<u64>, content: &Content) {
-    if let Some(size) = size {
+fn file(out: &mut Fields, of: &str, content: &Content) {
+    if let Some(size) = content.size() {
         put(out, of, "size", &size.to_string());
     }
     match (content, content.state()) {
         (_, Some((name, value))) => put(out, of, name, &value),
         // An HMAC tells nothing without the key, so it can be told.
-        (Content::Hmac(digest), None) => put(out, of, "hmac", &hex::encode(digest)),
+        (Content::Hmac(sealed), None) => put(out, of, "hmac", &hex::encode(sealed.digest)),
         _ => {}
     }
 }

@@ -263,7 +263,7 @@ pub(super) fn is_statement_type(text: &str) -> bool {
 
 /// What an object is sorted by.
 pub(super) fn place_of(object: &SealedObject) -> (&Anchor, &HostPath) {
-    (&object.anchor, &object.path)
+    (&object.rule.anchor, &object.path)
 }
 
 /// Whether this may name a baseline, and so a file in the store.
@@ -303,7 +303,7 @@ impl Diff {
                 std::cmp::Ordering::Greater => diff.added.extend(new.next().map(SealedObject::address)),
                 std::cmp::Ordering::Equal => {
                     if let (Some(a), Some(b)) = (old.next(), new.next())
-                        && !same_rule(a, b)
+                        && (a.rule != b.rule || a.seal != b.seal)
                     {
                         diff.changed.push(b.address());
                     }
@@ -317,16 +317,6 @@ impl Diff {
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
-}
-
-/// The same in everything but the id, which names the baseline too.
-fn same_rule(a: &SealedObject, b: &SealedObject) -> bool {
-    a.class == b.class
-        && a.publish == b.publish
-        && a.seal == b.seal
-        && a.attributes == b.attributes
-        && a.writers() == b.writers()
-        && a.mounts == b.mounts
 }
 
 /// `in-place`, which need not be said.

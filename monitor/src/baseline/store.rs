@@ -20,7 +20,7 @@ use super::error::Error;
 use super::keys::TrustedKey;
 use super::object::{SealedObject, Writer};
 use super::signed::{Report, Signed};
-use super::statement::{self, Baseline, Diff};
+use super::statement::{self, Baseline, Diff, place_of};
 use super::trust::{self, Rotation, Trust};
 use super::{read_bounded, write_atomic};
 use crate::model::Time;
@@ -539,10 +539,9 @@ impl Store {
 
     /// Nobody else seals the same path.
     fn no_conflict(&self, offered: &Baseline) -> Result<(), String> {
-        let places: HashSet<_> =
-            offered.objects.iter().map(|object| (&object.anchor, &object.path)).collect();
+        let places: HashSet<_> = offered.objects.iter().map(place_of).collect();
         for other in self.in_force.values().filter(|other| other.name != offered.name) {
-            let taken = |object: &&SealedObject| places.contains(&(&object.anchor, &object.path));
+            let taken = |object: &&SealedObject| places.contains(&place_of(object));
             if let Some(object) = other.objects.iter().find(taken) {
                 return Err(format!(
                     "{} is sealed by baseline {} and by baseline {}: each path in one of them",

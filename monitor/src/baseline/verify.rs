@@ -123,10 +123,8 @@ fn order(objects: &[SealedObject]) -> Vec<u32> {
 #[must_use]
 pub fn size(object: &SealedObject) -> u64 {
     match &object.seal {
-        Seal::File { size, .. } => size.unwrap_or(0),
-        Seal::Volume { entries } => {
-            entries.iter().filter_map(|entry| entry.file.as_ref().and_then(|(size, _)| *size)).sum()
-        }
+        Seal::File(content) => content.size().unwrap_or(0),
+        Seal::Volume { entries } => entries.iter().filter_map(|entry| entry.file.as_ref()?.size()).sum(),
         Seal::Symlink { .. } | Seal::Directory { .. } => 0,
     }
 }

@@ -1,6 +1,6 @@
 //! One object of a statement as text, to and from what is kept in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::anchor::{Anchor, Image, Workload, WorkloadKind};
 use super::error::Error;
 use super::object::{
-    Attributes, Content, Digest, EntryKind, MountedAt, Publish, Seal, SealedObject, VolumeEntry, Writer,
-    XATTR_INLINE, XattrValue,
+    Attributes, Content, Digest, EntryKind, Hashed, MountedAt, Names, Publish, Rule, Seal, SealedObject,
+    VolumeEntry, Writer, XATTR_INLINE, XattrValue,
 };
 use super::statement::is_default_publish;
 pub use super::wire_content::{WireIdentity, WireMeaning};
@@ -230,12 +230,23 @@ fn is_component(name: &[u8]) -> bool {
 /// Parts of objects already made, to share them.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    writers: BTreeMap<Vec<String>, Arc<Vec<String>>>,
+    rules: HashSet<Arc<Rule>>,
     workloads: BTreeMap<WireWorkload, Arc<Workload>>,
     images: BTreeMap<WireImage, Arc<Image>>,
 }
 
 impl Shared {
+    fn rule(&mut self, rule: Rule) -> Arc<Rule> {
+        match self.rules.get(&rule) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let rule = Arc::new(rule);
+                self.rules.insert(Arc::clone(&rule));
+                rule
+            }
+        }
+    }
+
     /// What an object's path is relative to, checked.
     fn anchor(
         &mut self,
@@ -291,7 +302,6 @@ pub(crate) fn is_dns(name: &str) -> bool {
 
 /// Checks one object.
 pub(super) fn to_sealed(
-    baseline: &str,
     wire: WireObject,
     writers: &[Writer],
     shared: &mut Shared,
@@ -329,10 +339,7 @@ pub(super) fn to_sealed(
         return Err(bad("", "digest, size and identity on files only"));
     }
     let seal = match wire.kind {
-        WireType::File => {
-            let (size, content) = seals.content(place)?;
-            Seal::File { size, content }
-        }
+        WireType::File => Seal::File(seals.content(place)?),
         WireType::Symlink => {
             let target = wire.target.ok_or_else(|| bad("target", "the target of the link"))?;
             if target.as_bytes().is_empty() || target.as_bytes().len() > MAX_PATH {
@@ -354,7 +361,7 @@ pub(super) fn to_sealed(
                 {
                     return Err(bad("names", "file names, each once"));
                 }
-                Ok(Box::new(names))
+                Ok(Names::of(&names))
             });
             Seal::Directory { names: names.transpose()? }
         }
@@ -368,24 +375,19 @@ pub(super) fn to_sealed(
             return Err(bad("writers", "`kubelet` or names in predicate.writers"));
         }
     }
-    let lawful = (!wire.writers.is_empty()).then(|| {
-        Arc::clone(shared.writers.entry(wire.writers).or_insert_with_key(|names| Arc::new(names.clone())))
-    });
     let anchor = shared.anchor(wire.workload, wire.image, place)?;
     if !wire.mounts.is_empty() && !matches!(anchor, Anchor::Workload(_)) {
         return Err(bad("mounts", "objects of a workload only"));
     }
-    Ok(SealedObject {
-        id: SealedObject::id_at(baseline, &anchor, &wire.path),
+    let rule = Rule {
         anchor,
-        mounts: (!wire.mounts.is_empty()).then(|| Arc::new(wire.mounts)),
+        mounts: wire.mounts,
         class: wire.class,
         publish: wire.publish,
-        seal,
         attributes: attributes(&wire.mode, wire.uid, wire.gid, wire.xattrs, place)?,
-        writers: lawful,
-        path: wire.path,
-    })
+        writers: wire.writers,
+    };
+    Ok(SealedObject { path: wire.path, rule: shared.rule(rule), seal })
 }
 
 fn entries(files: Unique<WireEntry>, place: &str) -> Result<Box<[VolumeEntry]>, Error> {
@@ -456,7 +458,7 @@ impl Seals {
             && self.size.is_none()
     }
 
-    fn content(self, place: &str) -> Result<(Option<u64>, Content), Error> {
+    fn content(self, place: &str) -> Result<Content, Error> {
         let bad =
             |field: &str, expected: &str| Error::new("bad statement", format!("{place}{field}"), expected);
         let given = [&self.sha256, &self.hmac, &self.public_key].iter().filter(|seal| seal.is_some()).count()
@@ -465,7 +467,12 @@ impl Seals {
         if given > 1 {
             return Err(bad("", "one of sha256, hmac, publicKey, identity, meaning"));
         }
-        let read = |field: &str, text: &str| digest(text).ok_or_else(|| bad(field, "64 hex digits"));
+        let size = self.size;
+        let read = |field: &str, text: &str| {
+            let digest = digest(text).ok_or_else(|| bad(field, "64 hex digits"))?;
+            let size = size.ok_or_else(|| bad(".size", "a size beside a digest, and only there"))?;
+            Hashed::new(digest, size).ok_or_else(|| bad(".size", "less than 2^56 bytes"))
+        };
         let content = if let Some(text) = &self.sha256 {
             Content::Sha256(read(".sha256", text)?)
         } else if let Some(text) = &self.hmac {
@@ -491,11 +498,10 @@ impl Seals {
                 "sealed with a digest, generated with or without, rotated with identity, opaque with neither",
             ));
         }
-        let sized = !matches!(content, Content::Any | Content::Identity(_) | Content::Meaning(_));
-        if self.size.is_some() != sized {
+        if size.is_some() && content.size().is_none() {
             return Err(bad(".size", "a size beside a digest, and only there"));
         }
-        Ok((self.size, content))
+        Ok(content)
     }
 }
 

@@ -70,8 +70,8 @@ fn show(file: &Path, keys: &Keys, beside: &[PathBuf], format: Format) -> Result<
         .iter()
         .map(|object| {
             serde_json::json!({
-                "address": object.address(), "path": object.path, "id": object.id, "class": object.class, "publish": object.publish,
-                "writers": object.writers(), "state": object.state(),
+                "address": object.address(), "path": object.path, "id": object.id_at_anchor(&baseline.name), "class": object.rule.class, "publish": object.rule.publish,
+                "writers": object.rule.writers, "state": object.state(),
             })
         })
         .collect();
@@ -137,7 +137,7 @@ fn for_people(baseline: &Baseline, claimed: &[String], report: Option<&Report>) 
                 .find_map(|key| state.get(*key).map(|value| format!("{key}={value}")));
             let field = |key: &str| state.get(key).cloned().unwrap_or_default();
             vec![
-                object.class.as_str().to_owned(),
+                object.rule.class.as_str().to_owned(),
                 field("type"),
                 field("mode"),
                 format!("{}:{}", field("uid"), field("gid")),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::output;
+use super::tree::Tree;
 use crate::baseline::signed::Report;
 use crate::baseline::verify::Outcome;
 use crate::baseline::{Aspect, Baseline, Difference};
@@ -19,13 +20,20 @@ use crate::model::HostPath;
 const ROOT: &str = "HOSTROOT";
 
 /// The whole log.
-pub(super) fn log(baseline: &Baseline, report: &Report, outcome: &Outcome, root: &Path, exit: u8) -> Value {
+pub(super) fn log(
+    baseline: &Baseline,
+    tree: &Tree,
+    report: &Report,
+    outcome: &Outcome,
+    root: &Path,
+    exit: u8,
+) -> Value {
     let rules: Vec<Value> = Aspect::ALL.iter().map(|aspect| rule(*aspect)).collect();
     let mut results = Vec::new();
     for differs in &outcome.differs {
         let Some(object) = baseline.objects.get(differs.at) else { continue };
         for difference in &differs.differences {
-            results.push(result(&object.id.to_string(), &object.path, difference));
+            results.push(result(&tree.id(baseline, object).to_string(), &object.path, difference));
         }
     }
     let untold: Vec<Value> = outcome

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::output;
-use crate::baseline::{Anchor, Baseline, Root, SealedObject};
+use crate::baseline::{Anchor, Baseline, ObjectId, Root, SealedObject};
 use crate::inventory::containers;
 use crate::inventory::pods;
 use crate::inventory::workloads::{Expect, Resolution, is_of, resolve, resolve_images};
@@ -16,6 +16,8 @@ pub(super) struct Tree {
     resolution: Resolution,
     /// Objects of the baseline that are not the host's own.
     anchored: usize,
+    /// The tree is the root of one image, and its objects are where that says.
+    of_image: bool,
     /// The kubelet's directory that was taken.
     kubelet_root: Option<HostPath>,
 }
@@ -23,21 +25,21 @@ pub(super) struct Tree {
 impl Tree {
     /// Puts in place of the baseline's workload objects those of the pods that are in the tree.
     pub(super) fn resolve(root: &Root, baseline: &mut Baseline, kubelet_root: Option<&Path>) -> Self {
-        let anchored = baseline.objects.iter().filter(|object| !object.anchor.is_host()).count();
+        let anchored = baseline.objects.iter().filter(|object| !object.rule.anchor.is_host()).count();
         if anchored == 0 {
             return Self::default();
         }
         let kubelet_root =
             kubelet_root.map_or_else(|| pods::kubelet_root(root), |path| Some(HostPath::from(path)));
         let pods = kubelet_root.as_ref().map(|dir| pods::read(root, dir)).unwrap_or_default();
-        let mut resolution = resolve(root, &baseline.name, &baseline.objects, &pods, Expect::All);
+        let mut resolution = resolve(root, &baseline.objects, &pods, Expect::All);
         let containers = containers::read(root);
-        resolve_images(root, &baseline.name, &baseline.objects, &containers, &mut resolution);
-        let own = baseline.objects.iter().filter(|object| object.anchor.is_host()).cloned();
+        resolve_images(root, &baseline.objects, &containers, &mut resolution);
+        let own = baseline.objects.iter().filter(|object| object.rule.anchor.is_host()).cloned();
         let mut objects: Vec<SealedObject> = own.chain(std::mem::take(&mut resolution.objects)).collect();
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         baseline.objects = objects.into();
-        Self { resolution, anchored, kubelet_root }
+        Self { resolution, anchored, of_image: false, kubelet_root }
     }
 
     /// Takes the tree for the root of a container of that image, and leaves out everything that lies elsewhere.
@@ -48,7 +50,7 @@ impl Tree {
         let mut images: Vec<_> = baseline
             .objects
             .iter()
-            .filter_map(|object| match &object.anchor {
+            .filter_map(|object| match &object.rule.anchor {
                 Anchor::Image(image) => Some(image.clone()),
                 _ => None,
             })
@@ -63,9 +65,18 @@ impl Tree {
             return Err(format!("one image of the baseline: {}", all.join(", ")));
         };
         let objects =
-            baseline.objects.iter().filter(|object| object.anchor == Anchor::Image((*wanted).clone()));
+            baseline.objects.iter().filter(|object| object.rule.anchor == Anchor::Image((*wanted).clone()));
         baseline.objects = objects.cloned().collect();
-        Ok(Self::default())
+        Ok(Self { of_image: true, ..Self::default() })
+    }
+
+    /// The id that records and findings give an object.
+    pub(super) fn id(&self, baseline: &Baseline, object: &SealedObject) -> ObjectId {
+        if self.of_image {
+            object.id_at_anchor(&baseline.name)
+        } else {
+            SealedObject::id_of(&baseline.name, &object.path)
+        }
     }
 
     /// Why nothing can be said of the whole tree, though nothing in it differs.
@@ -177,15 +188,15 @@ impl Tree {
 
 /// Whose an object is, where that is not the host: workload, and containers with the path they see it at.
 pub(super) fn whose(object: &SealedObject) -> Option<String> {
-    if object.anchor.is_host() {
+    if object.rule.anchor.is_host() {
         return None;
     }
-    let owner = match &object.anchor {
+    let owner = match &object.rule.anchor {
         Anchor::Workload(workload) => workload.to_string(),
         Anchor::Image(image) => format!("image sha256:{}", hex::encode(image.digest)),
         Anchor::Host => String::new(),
     };
-    let mounts = object.mounts.iter().flat_map(|mounts| mounts.iter());
+    let mounts = object.rule.mounts.iter();
     let seen: Vec<String> = mounts.map(|mount| format!("{}:{}", mount.container, mount.path)).collect();
     Some(if seen.is_empty() { owner } else { format!("{owner}, seen at {}", seen.join(", ")) })
 }

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args, wanted: Wanted) -> Result<ExitCode, Failure> {
     match wanted {
         Wanted::Json => output::line(&answer.for_programs().to_string())?,
         Wanted::Sarif => {
-            let log = sarif::log(&baseline, &verified.report, &outcome, &args.root, exit);
+            let log = sarif::log(&baseline, &tree, &verified.report, &outcome, &args.root, exit);
             output::line(&log.to_string())?;
         }
         Wanted::Text | Wanted::Markdown => output::text(&answer.for_people(Time::now()))?,
@@ -188,7 +188,7 @@ impl Answer<'_> {
 
     fn finding(&self, out: &mut String, differs: &Differs, now: Time) {
         let Some(object) = self.baseline.objects.get(differs.at) else { return };
-        let class = object.class.as_str();
+        let class = object.rule.class.as_str();
         let changed = match differs.changed {
             Some(at) => format!("{class}, inode changed {} ({at})", output::ago(at, now)),
             None => class.to_owned(),
@@ -228,8 +228,8 @@ impl Answer<'_> {
             findings.extend(differs.differences.iter().map(|difference| Finding {
                 path: &object.path,
                 of: whose(object),
-                id: object.id.to_string(),
-                class: object.class,
+                id: self.tree.id(baseline, object).to_string(),
+                class: object.rule.class,
                 aspect: difference.aspect.as_str(),
                 entry: difference.entry.clone().map(HostPath::new),
                 expected: &difference.expected,

@@ -101,13 +101,7 @@ pub enum Expect {
 
 /// Finds the pods of the workloads that `objects` are anchored to, and gives each its objects.
 #[must_use]
-pub fn resolve(
-    root: &Root,
-    baseline: &str,
-    objects: &[SealedObject],
-    pods: &[NodePod],
-    expect: Expect,
-) -> Resolution {
+pub fn resolve(root: &Root, objects: &[SealedObject], pods: &[NodePod], expect: Expect) -> Resolution {
     let workloads = workloads(objects);
     let mut resolution = Resolution::default();
     let mut found = BTreeSet::new();
@@ -126,7 +120,7 @@ pub fn resolve(
         for object in &workload.objects {
             for path in places(root, object, pod, expect) {
                 covered.insert(path.clone());
-                resolution.objects.push(at(root, baseline, object, path));
+                resolution.objects.push(at(root, object, path));
             }
         }
         let published = pod.volumes.iter().filter(|volume| is_published(volume));
@@ -149,14 +143,13 @@ pub fn resolve(
 /// an image if its pod names it by one of the image's references or by one of its digests.
 pub fn resolve_images(
     root: &Root,
-    baseline: &str,
     objects: &[SealedObject],
     containers: &[NodeContainer],
     resolution: &mut Resolution,
 ) {
     let mut images: Vec<(&Arc<Image>, Vec<&SealedObject>)> = Vec::new();
     for object in objects {
-        let Anchor::Image(image) = &object.anchor else { continue };
+        let Anchor::Image(image) = &object.rule.anchor else { continue };
         match images.last_mut() {
             Some((last, objects)) if *last == image => objects.push(object),
             _ => images.push((image, vec![object])),
@@ -170,7 +163,7 @@ pub fn resolve_images(
                 let first = resolution.objects.len();
                 resolution.objects.extend(objects.iter().map(|object| {
                     let relative = object.path.as_bytes().strip_prefix(b"/").unwrap_or_default();
-                    at(root, baseline, object, container.rootfs.join(relative))
+                    at(root, object, container.rootfs.join(relative))
                 }));
                 resolution.containers.push(ResolvedContainer {
                     id: container.id.clone(),
@@ -226,7 +219,7 @@ fn workloads(objects: &[SealedObject]) -> Vec<Known<'_>> {
     let mut known: Vec<Known<'_>> = Vec::new();
     // Sorted by anchor, so those of one workload stand together.
     for object in objects {
-        let Anchor::Workload(workload) = &object.anchor else { continue };
+        let Anchor::Workload(workload) = &object.rule.anchor else { continue };
         match known.last_mut() {
             Some(last) if last.workload == *workload => last.objects.push(object),
             _ => known.push(Known { workload: Arc::clone(workload), objects: vec![object] }),
@@ -395,16 +388,15 @@ fn places(root: &Root, object: &SealedObject, pod: &NodePod, expect: Expect) -> 
 }
 
 /// The object at its place.
-fn at(root: &Root, baseline: &str, object: &SealedObject, path: HostPath) -> SealedObject {
+fn at(root: &Root, object: &SealedObject, path: HostPath) -> SealedObject {
     let mut object = object.clone();
     // In a copy of a tree, or where a kubelet does without tmpfs, the bit is not there.
     if let Seal::Volume { .. } = object.seal
-        && object.attributes.mode & STICKY != 0
+        && object.rule.attributes.mode & STICKY != 0
         && root.mode(&path).is_some_and(|mode| mode & STICKY == 0)
     {
-        object.attributes.mode &= !STICKY;
+        Arc::make_mut(&mut object.rule).attributes.mode &= !STICKY;
     }
-    object.id = SealedObject::id_of(baseline, &path);
     object.path = path;
     object
 }

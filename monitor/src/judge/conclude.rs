@@ -51,7 +51,7 @@ impl Judge {
             Err(error) => return self.cannot_look(ix, &error, acts),
         };
         let Some(unit) = self.units.get_mut(ix) else { return };
-        if !unit.object.is(&job.object) {
+        if !unit.sealed().is(&job.object) {
             // It was sealed anew while it was looked at.
             unit.apart_mut().acts.put_back(acts, Instant::now());
             self.schedule.set(ix, Instant::now());
@@ -67,7 +67,7 @@ impl Judge {
             return self.retire(ix, "taken away by the kubelet with its pod");
         }
         if look.found.is_none() && self.went_untold(unit, &acts) {
-            if unit.seen.is_none() {
+            if unit.seen().is_none() {
                 return self.retire(ix, "gone with its pod before it was looked at");
             }
             if unit.waited < WAITS_FOR_POD {
@@ -133,7 +133,7 @@ impl Judge {
             let body = GapBody {
                 at: "hash".to_owned(),
                 reason,
-                objects: vec![unit.object.path.clone()],
+                objects: vec![unit.object().path.clone()],
                 ..GapBody::default()
             };
             self.out.push(Draft::now(Severity::Medium, RecordBody::Gap(body)));
@@ -148,12 +148,12 @@ impl Judge {
     /// Acts of lawful writers of this unit, and all others.
     fn split<'a>(&self, unit: &Unit, acts: &'a Acts) -> (Vec<&'a Act>, Vec<&'a Act>) {
         let writers = writers_of(unit);
-        acts.iter().partition(|act| self.is_lawful(act, &writers, &unit.object.path))
+        acts.iter().partition(|act| self.is_lawful(act, &writers, &unit.object().path))
     }
 
     /// A lawful writer of this unit acted.
     pub(super) fn is_lawful_here(&self, unit: &Unit, act: &Act) -> bool {
-        self.is_lawful(act, &writers_of(unit), &unit.object.path)
+        self.is_lawful(act, &writers_of(unit), &unit.object().path)
     }
 
     fn is_lawful(&self, act: &Act, writers: &[Writer], object: &HostPath) -> bool {
@@ -173,7 +173,7 @@ impl Judge {
     /// whose end the acts are still to come.
     fn went_untold(&self, unit: &Unit, acts: &Acts) -> bool {
         let told = acts.iter().any(|act| act.touches_names() && !act.denied);
-        let path = &unit.object.path;
+        let path = &unit.object().path;
         !told && pods::went_with_its_pod(&self.options.root, &self.world.kubelet_root(), path)
     }
 
@@ -181,8 +181,8 @@ impl Judge {
     fn goes_lawfully(&self, unit: &Unit, acts: &Acts) -> bool {
         let mut away = acts.iter().filter(|act| act.touches_names() && !act.denied).peekable();
         away.peek().is_some()
-            && self.world.target(&unit.object.path).is_some()
-            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet], &unit.object.path))
+            && self.world.target(&unit.object().path).is_some()
+            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet], &unit.object().path))
     }
 
     fn verdict<'a>(
@@ -199,7 +199,7 @@ impl Judge {
         let names = |act: &Act| act.touches_names() && !is_mount(act.operation) && !act.denied;
         let stands =
             Standpoint { sealed, bared: self.ways.bared(&object.path), named: acts.iter().any(names) };
-        let over = covered(&object, unit.seen.as_ref(), found, &look.differences, unlawful, stands);
+        let over = covered(&object, unit.seen(), found, &look.differences, unlawful, stands);
         let ran = executed(&object, acts, |path| unit.inner_ref(path.clone()));
         if over.whole {
             let findings = over.findings.into_iter().chain(ran).collect();
@@ -231,12 +231,12 @@ impl Judge {
         unlawful: &[&Act],
     ) -> Verdict {
         let object = unit.object_ref();
-        let first = unit.seen.is_none();
+        let first = unit.seen().is_none();
         let found = look.found.as_ref();
-        match &unit.object.seal {
+        match &unit.object().seal {
             Seal::Volume { .. } => Volume {
                 object: &object,
-                publish: unit.object.publish,
+                publish: unit.object().rule.publish,
                 members: &unit.apart().members,
                 first,
                 changed: unit.is_other(look.content),
@@ -249,8 +249,7 @@ impl Judge {
             .verdict(),
             Seal::Directory { names: Some(_) } => {
                 let around = Around { units: &self.units, unit };
-                let mut verdict =
-                    directory(&object, unit.seen.as_ref(), found, &look.differences, all, &around);
+                let mut verdict = directory(&object, unit.seen(), found, &look.differences, all, &around);
                 // A lawful writer may put a file beside the one it renames it onto, and take it away again; and it may
                 // make its own socket anew.
                 verdict.findings.retain(|finding| {
@@ -266,7 +265,7 @@ impl Judge {
                     Verdict::default()
                 } else {
                     let of = if unlawful.is_empty() { lawful } else { unlawful };
-                    file(&object, unit.seen.as_ref(), found, &look.differences, of)
+                    file(&object, unit.seen(), found, &look.differences, of)
                 };
                 self.by_class(unit, look, &mut verdict);
                 verdict
@@ -276,7 +275,7 @@ impl Judge {
 
     /// What the class of an object allows.
     fn by_class(&self, unit: &Unit, look: &Look, verdict: &mut Verdict) {
-        match unit.object.class {
+        match unit.object().rule.class {
             Class::Sealed => {}
             Class::Opaque => {
                 use ViolationKind as V;
@@ -305,7 +304,7 @@ impl Judge {
         lawful: &[&Act],
         unlawful: &[&Act],
     ) -> Option<Duration> {
-        let seen = unit.seen?;
+        let seen = unit.seen().copied()?;
         if verdict.findings.is_empty() {
             let coming = verdict.attempts.iter().any(may_still_come);
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
@@ -345,7 +344,7 @@ impl Judge {
             new,
             actor,
             actor_unknown_because: unknown,
-            target: self.target(&unit.object.path),
+            target: self.target(&unit.object().path),
             source_commit: unit.source().commit.clone(),
         });
         let body = if rotated && !rebaselined {
@@ -403,7 +402,7 @@ impl Judge {
     fn target(&self, path: &HostPath) -> Option<Target> {
         let told = self.world.target(path);
         let Some(unit) = self.owner(path).and_then(|ix| self.units.get(ix)) else { return told };
-        match &unit.object.anchor {
+        match &unit.object().rule.anchor {
             Anchor::Host => told,
             Anchor::Image(_) => {
                 let mut target = unit.container().map(|container| container.target.clone()).or(told)?;
@@ -415,7 +414,7 @@ impl Judge {
                 target.namespace.get_or_insert_with(|| workload.namespace.clone());
                 target.service_account.get_or_insert_with(|| workload.service_account.clone());
                 // Seen by several containers, it is none's alone.
-                let mounts = unit.object.mounts.as_deref().map_or(&[][..], Vec::as_slice);
+                let mounts = &unit.object().rule.mounts;
                 if let Some(first) = mounts.first()
                     && mounts.iter().all(|mount| mount.container == first.container)
                 {
@@ -429,7 +428,7 @@ impl Judge {
     /// Open violations whose wrong state was not found again.
     fn put_right(&mut self, ix: Ix, findings: &[Finding], look: &Look) {
         let Some(unit) = self.units.get(ix) else { return };
-        let path = unit.object.path.clone();
+        let path = unit.object().path.clone();
         let mut paths = vec![path.clone()];
         if unit.is_directory() {
             let below = self.book.open_below(&path);
@@ -488,13 +487,13 @@ impl Judge {
         let reads_counted = intact && self.reads(ix).is_some();
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = 0;
-        unit.seen = look.found.as_ref().map(Seen::from);
+        unit.set_seen(look.found.as_ref().map(Seen::from));
         unit.found_content(look.content);
         unit.verified_now();
         if intact {
             unit.reads_counted = reads_counted;
         }
-        let keep = unit.is_volume() || unit.object.class == Class::Rotated;
+        let keep = unit.is_volume() || unit.object().rule.class == Class::Rotated;
         let apart = unit.apart_mut();
         apart.unreadable = None;
         apart.members = look.found.as_ref().map(members).unwrap_or_default();
@@ -528,14 +527,14 @@ impl Judge {
     fn retire(&mut self, ix: Ix, why: &str) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.standing = Standing::Retired;
-        unit.seen = None;
+        unit.set_seen(None);
         unit.found_content(None);
         unit.untagged();
         unit.verified_now();
         let apart = unit.apart_mut();
         apart.found = None;
         let made_of = apart.made_of.take();
-        let path = unit.object.path.clone();
+        let path = unit.object().path.clone();
         let slots: Vec<_> = unit.take_inner().into_values().collect();
         unit.tidy();
         for slot in slots {
@@ -583,8 +582,9 @@ impl Verdict {
 
 /// The lawful writers of a unit, as its baseline declares them.
 fn writers_of(unit: &Unit) -> Vec<Writer> {
-    unit.object
-        .writers()
+    unit.object()
+        .rule
+        .writers
         .iter()
         .filter_map(|name| {
             let declared = unit.source().writers.iter().find(|writer| writer.name() == name);
@@ -639,17 +639,16 @@ fn over(now: &ViolationBody, look: &Look) -> bool {
 /// What changed, before and after, and whether all of it may rotate.
 fn changes(unit: &Unit, found: &Found) -> (State, State, bool) {
     let (Seal::Volume { entries: sealed }, FoundKind::Volume { entries: now, .. }) =
-        (&unit.object.seal, &found.kind)
+        (&unit.object().seal, &found.kind)
     else {
-        let hidden =
-            matches!(unit.object.seal, Seal::File { content: Content::Hmac(_) | Content::PublicKey(_), .. });
+        let hidden = matches!(unit.object().seal, Seal::File(Content::Hmac(_) | Content::PublicKey(_)));
         let state = |found: &Found| {
             let mut state = found.state();
             state.retain(|key, _| !(hidden && key == "sha256"));
             state
         };
         let old = unit.apart().found.as_deref().map(state).unwrap_or_default();
-        return (old, state(found), unit.object.class == Class::Rotated);
+        return (old, state(found), unit.object().rule.class == Class::Rotated);
     };
     let before = match unit.apart().found.as_deref().map(|found| &found.kind) {
         Some(FoundKind::Volume { entries, .. }) => Some(entries),
@@ -664,7 +663,7 @@ fn changes(unit: &Unit, found: &Found) -> (State, State, bool) {
         sealed
             .iter()
             .find(|entry| *entry.path == *path)
-            .is_some_and(|entry| matches!(entry.file, Some((_, Content::Hmac(_) | Content::PublicKey(_)))))
+            .is_some_and(|entry| matches!(entry.file, Some(Content::Hmac(_) | Content::PublicKey(_))))
     };
     let told = |found: &Found, path: &[u8]| {
         let key = format!("sha256.{}", HostPath::new(path.to_vec()));

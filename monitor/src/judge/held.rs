@@ -55,8 +55,8 @@ pub(crate) struct Holders {
 
 /// What a look at this unit asks.
 pub(crate) fn ask(unit: &Unit, acts: &Acts) -> Ask {
-    let rotates = matches!(unit.object.class, Class::Opaque);
-    if rotates || !matches!(unit.object.seal, Seal::File { .. } | Seal::Volume { .. }) {
+    let rotates = matches!(unit.object().rule.class, Class::Opaque);
+    if rotates || !matches!(unit.object().seal, Seal::File(_) | Seal::Volume { .. }) {
         Ask::No
     } else if unit.fresh {
         Ask::Writers
@@ -172,7 +172,7 @@ impl Judge {
 
     /// Somebody could write before the watch began, and still can.
     fn handle_from_before(&self, unit: &Unit, held: &Held, acts: &Acts) -> Option<Finding> {
-        let object = if held.path == unit.object.path {
+        let object = if held.path == unit.object().path {
             unit.object_ref()
         } else {
             unit.inner_ref(self.shown(unit, &held.path))
@@ -212,7 +212,7 @@ impl Judge {
 
     /// A volume's file as its readers see it.
     fn shown(&self, unit: &Unit, path: &HostPath) -> HostPath {
-        let data = unit.object.path.join(b"..data");
-        path.below(&data).map_or_else(|| path.clone(), |rest| unit.object.path.join(rest))
+        let data = unit.object().path.join(b"..data");
+        path.below(&data).map_or_else(|| path.clone(), |rest| unit.object().path.join(rest))
     }
 }

@@ -83,7 +83,7 @@ impl Judge {
                 let Some(paths) = self.layers_of(fd, mount) else {
                     // A container that ends takes its root away: what was opened just now is not there any more, and what
                     // that means is for the look to say.
-                    let path = self.units.get(ix).map(|unit| unit.object.path.clone());
+                    let path = self.units.get(ix).map(|unit| unit.object().path.clone());
                     let now = path.and_then(|path| self.options.root.locate(&path).ok());
                     if now.as_ref().and_then(mount_of) == Some(mount) {
                         self.unwatched(ix, "the layers of the overlay that it lies on cannot be found");

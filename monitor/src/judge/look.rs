@@ -1,7 +1,5 @@
 //! One look at an object: read, hash, compare. Runs where blocking is allowed.
 
-use std::collections::BTreeMap;
-
 use sha2::{Digest as _, Sha256};
 
 use crate::baseline::{
@@ -64,7 +62,7 @@ fn digest(found: &Found) -> Digest {
     match &found.kind {
         FoundKind::File { content, .. } => return content.sha256,
         FoundKind::Symlink { target } => hash.update(target),
-        FoundKind::Directory { names } => hash_names(&mut hash, names),
+        FoundKind::Directory { names } => hash_names(&mut hash, names.keys()),
         FoundKind::Volume { entries, .. } => {
             for (path, entry) in entries {
                 hash.update((path.len() as u64).to_le_bytes());
@@ -84,16 +82,17 @@ fn digest(found: &Found) -> Digest {
 pub(crate) fn sealed_digest(seal: &Seal) -> Option<Digest> {
     let mut hash = Sha256::new();
     match seal {
-        Seal::File { content: Content::Sha256(digest), .. } => return Some(*digest),
+        Seal::File(Content::Sha256(sealed)) => return Some(sealed.digest),
         Seal::Symlink { target } => hash.update(target),
-        Seal::Directory { names: Some(names) } => hash_names(&mut hash, names),
-        Seal::File { .. } | Seal::Directory { names: None } | Seal::Volume { .. } => return None,
+        Seal::Directory { names: Some(names) } => hash_names(&mut hash, names.iter().map(|(name, _)| name)),
+        Seal::File(_) | Seal::Directory { names: None } | Seal::Volume { .. } => return None,
     }
     Some(hash.finalize().into())
 }
 
-fn hash_names<T>(hash: &mut Sha256, names: &BTreeMap<Box<[u8]>, T>) {
-    for name in names.keys() {
+fn hash_names<N: AsRef<[u8]>>(hash: &mut Sha256, names: impl Iterator<Item = N>) {
+    for name in names {
+        let name = name.as_ref();
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);
     }

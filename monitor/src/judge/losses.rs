@@ -69,7 +69,7 @@ impl Judge {
             None => self.units.indices().into_iter().collect(),
         };
         let objects = units.iter().take(NAMED).filter_map(|ix| self.units.get(*ix));
-        let objects = objects.map(|unit| unit.object.path.clone()).collect();
+        let objects = objects.map(|unit| unit.object().path.clone()).collect();
         self.out.push(gap(at, lost, reason, objects, units.is_empty(), time));
         if units.is_empty() {
             return;

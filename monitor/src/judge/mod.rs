@@ -37,7 +37,7 @@ fn each_object(baseline: &AcceptedBaseline, resolved: &[Resolved], mut take: imp
         let lot = Arc::new(Lot { objects: Arc::clone(objects), source: Arc::clone(&source), container });
         for at in 0..u32::try_from(objects.len()).unwrap_or(u32::MAX) {
             let sealed = Sealed { lot: Arc::clone(&lot), at };
-            if concrete.is_some() || sealed.anchor.is_host() {
+            if concrete.is_some() || sealed.rule.anchor.is_host() {
                 take(sealed);
             }
         }
@@ -380,7 +380,7 @@ impl Judge {
             return None;
         }
         let ix = *self.scrub.front()?;
-        let bytes = self.units.get(ix).map_or(0, |unit| crate::baseline::verify::size(&unit.object));
+        let bytes = self.units.get(ix).map_or(0, |unit| crate::baseline::verify::size(unit.object()));
         match self.budget.take(bytes, now) {
             Ok(()) => self.scrub.pop_front(),
             Err(later) => {
@@ -508,7 +508,7 @@ impl Judge {
         let before = apart.before.as_ref().filter(|(_, until)| *until > Instant::now());
         let before = before.map(|(seal, _)| seal.clone());
         let ask = held::ask(unit, &acts);
-        let (object, last) = (unit.object.clone(), apart.found.clone());
+        let (object, last) = (unit.sealed(), apart.found.clone());
         let job = Job { ix, object, before, last, ask };
         self.in_flight.insert(ix, acts);
         let (root, context) = (self.options.root.clone(), self.options.context.clone());
@@ -566,9 +566,9 @@ impl Judge {
         }
         for ix in self.units.indices() {
             let Some(unit) = self.units.get_mut(ix) else { continue };
-            match wanted.remove(&unit.object.path) {
+            match wanted.remove(&unit.object().path) {
                 Some(Wanted { sealed, before }) => {
-                    let other = unit.object.differs(&sealed);
+                    let other = unit.sealed().differs(&sealed);
                     let anew = **unit.source() != *sealed.lot.source;
                     // Once as the new revision seals it, it does not go back.
                     if anew && before.is_some() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::baseline::Seal;
+use crate::baseline::{Seal, SealedObject};
 use crate::model::{Acknowledgement, Class, HostPath, Rung, Time};
 use crate::status::{
     Acknowledged, BaselineStatus, Facts, LossStatus, ObjectCounts, ObjectEntry, ObjectState, Query,
@@ -182,7 +182,7 @@ impl Judge {
         // Of what is trusted on first use there is an entry already.
         let unwatched = self.unsealed().into_iter().filter(|path| self.owner(path).is_none());
         list.extend(unwatched.map(|path| ObjectEntry {
-            id: crate::baseline::SealedObject::id_of("", &path).to_string(),
+            id: SealedObject::id_of("", &path).to_string(),
             path,
             class: Class::Sealed,
             baseline: None,
@@ -197,21 +197,21 @@ impl Judge {
     }
 
     fn object(&self, unit: &Unit, state: ObjectState) -> ObjectEntry {
-        let mut violations = self.book.open_of(&unit.object.path);
+        let mut violations = self.book.open_of(&unit.object().path);
         if unit.is_directory() {
-            let below = self.book.open_below(&unit.object.path);
+            let below = self.book.open_below(&unit.object().path);
             let inner =
-                below.iter().filter(|path| **path != unit.object.path && self.units.find(path).is_none());
+                below.iter().filter(|path| **path != unit.object().path && self.units.find(path).is_none());
             violations.extend(inner.flat_map(|path| self.book.open_of(path)));
         }
-        let kind = match &unit.object.seal {
+        let kind = match &unit.object().seal {
             Seal::Volume { .. } => "volume",
             other => other.kind().as_str(),
         };
         ObjectEntry {
-            id: unit.object.id.to_string(),
-            path: unit.object.path.clone(),
-            class: unit.object.class,
+            id: SealedObject::id_of(&unit.source().name, &unit.object().path).to_string(),
+            path: unit.object().path.clone(),
+            class: unit.object().rule.class,
             baseline: Some(unit.source().name.clone()),
             revision: Some(unit.source().revision),
             state,

@@ -22,23 +22,20 @@ pub(crate) enum Use {
     Backing(HostPath),
 }
 
-/// What is kept of every slot. Most stand for units.
-#[derive(Debug, Clone, Copy)]
-enum Kept {
-    Free,
-    Unit(Ix),
-    Member(Ix),
-    /// In [`Slots::others`].
-    Other,
-}
+/// Of a slot that stands for no unit.
+const NO_UNIT: Ix = Ix::MAX;
 
-/// Gives out slots and takes them back.
+/// Gives out slots and takes them back. Most stand for units.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    /// By slot.
-    kept: Vec<Kept>,
+    /// By slot: the unit it stands for, or [`NO_UNIT`].
+    units: Vec<Ix>,
+    /// Those that stand for members of units.
+    members: HashMap<Slot, Ix>,
+    /// Those that stand for something else.
     others: HashMap<Slot, Use>,
-    used: usize,
+    /// How many stand for units.
+    of_units: usize,
     /// Taken from the front: a slot rests before it is used again, while late events for it drain.
     free: VecDeque<Slot>,
     next: u32,
@@ -48,7 +45,15 @@ pub(crate) struct Slots {
 impl Slots {
     /// Slots 1 to `limit`; the sensor keeps those above for itself.
     pub(crate) fn new(limit: u32) -> Self {
-        Self { kept: Vec::new(), others: HashMap::new(), used: 0, free: VecDeque::new(), next: 1, limit }
+        Self {
+            units: Vec::new(),
+            members: HashMap::new(),
+            others: HashMap::new(),
+            of_units: 0,
+            free: VecDeque::new(),
+            next: 1,
+            limit,
+        }
     }
 
     /// A new slot, or `None` if all are taken.
@@ -62,43 +67,46 @@ impl Slots {
             None => return None,
         };
         let at = slot.0 as usize;
-        if at >= self.kept.len() {
-            self.kept.resize(at + 1, Kept::Free);
+        if at >= self.units.len() {
+            self.units.resize(at + 1, NO_UNIT);
         }
-        self.kept[at] = match what {
-            Use::Unit(ix) => Kept::Unit(ix),
-            Use::Member(ix) => Kept::Member(ix),
+        match what {
+            Use::Unit(ix) => {
+                self.units[at] = ix;
+                self.of_units += 1;
+            }
+            Use::Member(ix) => {
+                self.members.insert(slot, ix);
+            }
             other => {
                 self.others.insert(slot, other);
-                Kept::Other
             }
-        };
-        self.used += 1;
+        }
         Some(slot)
     }
 
     /// What a slot stands for.
     pub(crate) fn get(&self, slot: Slot) -> Option<Use> {
-        match *self.kept.get(slot.0 as usize)? {
-            Kept::Free => None,
-            Kept::Unit(ix) => Some(Use::Unit(ix)),
-            Kept::Member(ix) => Some(Use::Member(ix)),
-            Kept::Other => self.others.get(&slot).cloned(),
+        match *self.units.get(slot.0 as usize)? {
+            NO_UNIT => {
+                let member = self.members.get(&slot).copied().map(Use::Member);
+                member.or_else(|| self.others.get(&slot).cloned())
+            }
+            ix => Some(Use::Unit(ix)),
         }
     }
 
     /// How many are given out.
-    pub(crate) const fn len(&self) -> usize {
-        self.used
+    pub(crate) fn len(&self) -> usize {
+        self.of_units + self.members.len() + self.others.len()
     }
 
     /// Gives a slot back.
     pub(crate) fn release(&mut self, slot: Slot) {
-        let Some(kept) = self.kept.get_mut(slot.0 as usize) else { return };
-        if !matches!(kept, Kept::Free) {
-            *kept = Kept::Free;
-            self.others.remove(&slot);
-            self.used -= 1;
+        let Some(unit) = self.units.get_mut(slot.0 as usize) else { return };
+        let was_unit = std::mem::replace(unit, NO_UNIT) != NO_UNIT;
+        self.of_units -= usize::from(was_unit);
+        if was_unit || self.members.remove(&slot).is_some() || self.others.remove(&slot).is_some() {
             self.free.push_back(slot);
         }
     }
@@ -118,5 +126,10 @@ mod tests {
         slots.release(Slot(1));
         assert_eq!(slots.take(Use::Member(1)), Some(Slot(1)));
         assert_eq!(slots.get(Slot(1)), Some(Use::Member(1)));
+        assert_eq!(slots.len(), 2);
+        slots.release(Slot(1));
+        slots.release(Slot(1));
+        assert_eq!((slots.len(), slots.get(Slot(1)), slots.get(Slot(7))), (1, None, None));
+        assert_eq!((slots.take(Use::Unit(3)), slots.take(Use::Unit(4))), (Some(Slot(1)), None));
     }
 }

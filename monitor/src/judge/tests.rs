@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AgentFacts, Command, Inputs, Judge, MeshFiles, Options, World};
 use crate::baseline::{
-    AcceptedBaseline, Content, Context, Form, FoundKind, Publish, Root, Seal, SealedObject, VolumeEntry,
-    Writer, observe,
+    AcceptedBaseline, Content, Context, Form, FoundKind, Hashed, Names, Publish, Root, Rule, Seal,
+    SealedObject, VolumeEntry, Writer, observe,
 };
 use crate::inventory::code::Foreign;
 use crate::inventory::writers::Lawful;
@@ -145,24 +145,26 @@ impl World for FakeWorld {
 fn sealed(root: &Root, path: &HostPath) -> SealedObject {
     let context = Context { forms: vec![Form::Cni], ..Context::default() };
     let found = observe(root, path, &context).unwrap();
-    let mut writers = None;
+    let mut writers = Vec::new();
     let seal = match found.kind {
         FoundKind::File { content, .. } if path.name().ends_with(b".conflist") => {
             let (_, meaning) = content.meanings.into_iter().next().unwrap();
-            Seal::File { size: None, content: Content::Meaning(Arc::new(meaning.unwrap())) }
+            Seal::File(Content::Meaning(Arc::new(meaning.unwrap())))
         }
         FoundKind::File { size, content } => {
-            Seal::File { size: Some(size), content: Content::Sha256(content.sha256) }
+            Seal::File(Content::Sha256(Hashed::new(content.sha256, size).unwrap()))
         }
         FoundKind::Symlink { target } => Seal::Symlink { target },
-        FoundKind::Directory { names } => Seal::Directory { names: Some(Box::new(names)) },
+        FoundKind::Directory { names } => Seal::Directory { names: Some(Names::of(&names)) },
         FoundKind::Volume { entries, .. } => {
-            writers = Some(Arc::from(vec![Writer::KUBELET.to_owned()]));
+            writers.push(Writer::KUBELET.to_owned());
             let entries = entries.into_iter().map(|(path, entry)| VolumeEntry {
                 path,
                 class: Class::Sealed,
                 file: match entry.kind {
-                    FoundKind::File { size, content } => Some((Some(size), Content::Sha256(content.sha256))),
+                    FoundKind::File { size, content } => {
+                        Some(Content::Sha256(Hashed::new(content.sha256, size).unwrap()))
+                    }
                     _ => None,
                 },
                 source: None,
@@ -172,17 +174,15 @@ fn sealed(root: &Root, path: &HostPath) -> SealedObject {
         }
         FoundKind::Special(kind) => panic!("cannot seal a {}", kind.as_str()),
     };
-    SealedObject {
-        id: SealedObject::id_of("test", path),
+    let rule = Rule {
         anchor: crate::baseline::Anchor::Host,
-        mounts: None,
-        path: path.clone(),
+        mounts: Vec::new(),
         class: Class::Sealed,
         publish: Publish::InPlace,
-        seal,
         attributes: found.attributes,
         writers,
-    }
+    };
+    SealedObject { path: path.clone(), rule: Arc::new(rule), seal }
 }
 
 /// A sealed tree below a temporary directory, and a judge that watches it.

@@ -179,8 +179,8 @@ impl Judge {
         let below = |path: &HostPath| path.below(dir).is_some_and(|rest| !rest.is_empty());
         self.units
             .iter()
-            .filter(|(_, unit)| below(&unit.object.path))
-            .map(|(ix, unit)| (ix, unit.object.path.clone()))
+            .filter(|(_, unit)| below(&unit.object().path))
+            .map(|(ix, unit)| (ix, unit.object().path.clone()))
             .collect()
     }
 
@@ -214,7 +214,7 @@ impl Judge {
                 }
                 let Some(unit) = self.units.get(ix) else { continue };
                 let known = unit.apart().acts.iter().next().is_some();
-                if change.by_mount && !known && unit.seen.is_some() {
+                if change.by_mount && !known && unit.seen().is_some() {
                     for observation in &explained {
                         self.acted(ix, Act::new(observation, path.clone(), None), now);
                     }

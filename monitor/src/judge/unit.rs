@@ -1,7 +1,7 @@
 //! Units: sealed objects as the judge keeps them, each verified as a whole.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroI64, NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +15,9 @@ use super::incarnation::Incarnation;
 use super::layers::MadeOf;
 use super::look::sealed_digest;
 use super::verdict::Seen;
+
+/// Nanoseconds.
+const SECOND: i64 = 1_000_000_000;
 
 /// Objects that came together: of one baseline, and of one container if they are a container's.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ impl Sealed {
 
     /// Something else is sealed, by whatever baseline.
     pub(crate) fn differs(&self, other: &Self) -> bool {
-        self.seal != other.seal || self.attributes != other.attributes
+        self.seal != other.seal || self.rule.attributes != other.rule.attributes
     }
 }
 
@@ -93,21 +96,34 @@ enum Content {
     Apart,
 }
 
+/// The inode that an object's slot is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// None that could be relied on.
+    None,
+    /// That of the last look.
+    AsSeen,
+    /// Another: it is kept apart.
+    Apart,
+}
+
 /// One sealed object. There may be a hundred thousand: what only few of them need is kept [`Apart`].
 #[derive(Debug)]
 pub(crate) struct Unit {
-    pub(crate) object: Sealed,
+    /// What seals it: see [`Sealed`].
+    lot: Arc<Lot>,
+    at: u32,
     /// The last look.
-    pub(crate) seen: Option<Seen>,
-    /// The inode its slot is on; its device and birth stand beside it.
-    watched: Option<NonZeroU64>,
-    watched_dev: u32,
-    watched_born: u32,
+    seen: Option<Seen>,
+    /// The birth of the inode its slot is on.
+    born: u32,
     slot: Option<NonZeroU32>,
-    verified: Option<NonZeroI64>,
+    /// Seconds since the epoch.
+    verified: Option<NonZeroU32>,
     apart: Option<Box<Apart>>,
     pub(crate) standing: Standing,
     content: Content,
+    watched: Watched,
     /// Inodes were put under watch since it was last asked who had them open for writing.
     pub(crate) fresh: bool,
     /// A look is under way.
@@ -120,7 +136,7 @@ pub(crate) struct Unit {
     pub(crate) reads_counted: bool,
 }
 
-const _: () = assert!(size_of::<Unit>() <= 96, "what the judge keeps of every object");
+const _: () = assert!(size_of::<Unit>() <= 72, "what the judge keeps of every object");
 
 /// What is out of the ordinary of a unit.
 #[derive(Debug)]
@@ -133,6 +149,8 @@ pub(crate) struct Apart {
     pub(crate) found: Option<Box<Found>>,
     /// Members of a volume at the last look.
     pub(crate) members: BTreeMap<Box<[u8]>, Seen>,
+    /// The inode its slot is on, where the last look saw another or there was none yet.
+    watched: Option<InodeKey>,
     /// What observations know it by, if not by the inode that is watched.
     known_as: Option<InodeKey>,
     /// Its places in the layers of an overlay.
@@ -158,6 +176,7 @@ impl Apart {
             content: None,
             found: None,
             members: BTreeMap::new(),
+            watched: None,
             known_as: None,
             made_of: None,
             mapped: Vec::new(),
@@ -174,6 +193,7 @@ impl Apart {
             content,
             found,
             members,
+            watched,
             known_as,
             made_of,
             mapped,
@@ -186,6 +206,7 @@ impl Apart {
             && content.is_none()
             && found.is_none()
             && members.is_empty()
+            && watched.is_none()
             && known_as.is_none()
             && made_of.is_none()
             && mapped.is_empty()
@@ -197,18 +218,18 @@ impl Apart {
 }
 
 impl Unit {
-    pub(crate) const fn new(object: Sealed) -> Self {
+    pub(crate) fn new(Sealed { lot, at }: Sealed) -> Self {
         Self {
-            object,
+            lot,
+            at,
             seen: None,
-            watched: None,
-            watched_dev: 0,
-            watched_born: 0,
+            born: 0,
             slot: None,
             verified: None,
             apart: None,
             standing: Standing::Unverified,
             content: Content::Unknown,
+            watched: Watched::None,
             fresh: false,
             running: false,
             waited: 0,
@@ -217,14 +238,24 @@ impl Unit {
         }
     }
 
+    /// What it must be.
+    pub(crate) fn object(&self) -> &SealedObject {
+        &self.lot.objects[self.at as usize]
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn sealed(&self) -> Sealed {
+        Sealed { lot: Arc::clone(&self.lot), at: self.at }
+    }
+
     /// The baseline it is sealed by.
     pub(crate) fn source(&self) -> &Arc<Source> {
-        &self.object.lot.source
+        &self.lot.source
     }
 
     /// The container whose file it is.
     pub(crate) fn container(&self) -> Option<&Container> {
-        self.object.lot.container.as_deref()
+        self.lot.container.as_deref()
     }
 
     /// What is out of the ordinary.
@@ -253,9 +284,9 @@ impl Unit {
     }
 
     /// It is sealed anew.
-    pub(crate) fn seal(&mut self, object: Sealed) {
+    pub(crate) fn seal(&mut self, Sealed { lot, at }: Sealed) {
         let content = self.content();
-        self.object = object;
+        (self.lot, self.at) = (lot, at);
         self.found_content(content);
     }
 
@@ -263,14 +294,14 @@ impl Unit {
     pub(crate) fn content(&self) -> Option<Digest> {
         match self.content {
             Content::Unknown => None,
-            Content::AsSealed => sealed_digest(&self.object.seal),
+            Content::AsSealed => sealed_digest(&self.object().seal),
             Content::Apart => self.apart().content,
         }
     }
 
     /// That content was found.
     pub(crate) fn found_content(&mut self, digest: Option<Digest>) {
-        let apart = digest.filter(|_| digest != sealed_digest(&self.object.seal));
+        let apart = digest.filter(|_| digest != sealed_digest(&self.object().seal));
         self.content = match (digest, apart) {
             (None, _) => Content::Unknown,
             (Some(_), None) => Content::AsSealed,
@@ -295,20 +326,48 @@ impl Unit {
         self.slot = NonZeroU32::new(slot.0);
     }
 
+    /// The last look.
+    pub(crate) const fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
+    /// It was looked at.
+    pub(crate) fn set_seen(&mut self, seen: Option<Seen>) {
+        let watched = self.watched();
+        self.seen = seen;
+        self.put_watched(watched);
+    }
+
     /// The inode that its slot is on.
     pub(crate) fn watched(&self) -> Option<InodeKey> {
-        self.watched.map(|ino| InodeKey { dev: self.watched_dev, ino: ino.get() })
+        match self.watched {
+            Watched::None => None,
+            Watched::AsSeen => self.seen.as_ref().map(Seen::inode),
+            Watched::Apart => self.apart().watched,
+        }
+    }
+
+    fn put_watched(&mut self, inode: Option<InodeKey>) {
+        let other = inode.filter(|_| inode != self.seen.as_ref().map(Seen::inode));
+        self.watched = match (inode, other) {
+            (None, _) => Watched::None,
+            (Some(_), None) => Watched::AsSeen,
+            (Some(_), Some(_)) => Watched::Apart,
+        };
+        if other.is_some() || self.apart.is_some() {
+            self.apart_mut().watched = other;
+        }
     }
 
     /// Whether its slot is on that one.
     pub(super) fn watches(&self, one: &Incarnation) -> bool {
-        self.watched() == Some(one.inode) && self.watched_born == one.born
+        self.watched() == Some(one.inode) && self.born == one.born
     }
 
     /// Its slot is on that inode, which observations know by another number on some file systems.
     pub(super) fn set_watched(&mut self, one: &Incarnation, known_as: InodeKey) {
-        (self.watched, self.watched_dev) = (NonZeroU64::new(one.inode.ino), one.inode.dev);
-        self.watched_born = one.born;
+        self.put_watched(Some(one.inode));
+        self.born = one.born;
         let other = (known_as != one.inode).then_some(known_as);
         if other.is_some() || self.apart.is_some() {
             self.apart_mut().known_as = other;
@@ -316,8 +375,8 @@ impl Unit {
     }
 
     /// Its slot is on no inode that could be relied on.
-    pub(crate) const fn untagged(&mut self) {
-        self.watched = None;
+    pub(crate) fn untagged(&mut self) {
+        self.put_watched(None);
     }
 
     /// What observations know it by.
@@ -325,22 +384,22 @@ impl Unit {
         self.apart().known_as.or_else(|| self.watched())
     }
 
-    /// When it was last looked at.
+    /// When it was last looked at, to the second.
     pub(crate) fn verified(&self) -> Option<Time> {
-        self.verified.map(|time| Time(time.get()))
+        self.verified.map(|seconds| Time(i64::from(seconds.get()) * SECOND))
     }
 
     /// It has been looked at just now.
     pub(crate) fn verified_now(&mut self) {
-        self.verified = NonZeroI64::new(Time::now().0);
+        self.verified = u32::try_from(Time::now().0 / SECOND).ok().and_then(NonZeroU32::new);
     }
 
     /// The object of a record.
     pub(crate) fn object_ref(&self) -> ObjectRef {
         ObjectRef {
-            id: self.object.id.to_string(),
-            path: self.object.path.clone(),
-            class: self.object.class,
+            id: SealedObject::id_of(&self.source().name, &self.object().path).to_string(),
+            path: self.object().path.clone(),
+            class: self.object().rule.class,
             baseline: Some(self.source().name.clone()),
             revision: Some(self.source().revision),
         }
@@ -357,10 +416,10 @@ impl Unit {
 
     /// Names in it are its own.
     pub(crate) fn is_directory(&self) -> bool {
-        matches!(self.object.seal, Seal::Volume { .. } | Seal::Directory { names: Some(_) })
+        matches!(self.object().seal, Seal::Volume { .. } | Seal::Directory { names: Some(_) })
     }
 
     pub(crate) fn is_volume(&self) -> bool {
-        matches!(self.object.seal, Seal::Volume { .. })
+        matches!(self.object().seal, Seal::Volume { .. })
     }
 }

@@ -48,7 +48,7 @@ impl Units {
     }
 
     pub(crate) fn find(&self, path: &HostPath) -> Option<Ix> {
-        let is_it = |ix: &Ix| self.get(*ix).is_some_and(|unit| unit.object.path == *path);
+        let is_it = |ix: &Ix| self.get(*ix).is_some_and(|unit| unit.object().path == *path);
         self.by_path.find(self.hasher.hash_one(path), is_it).copied()
     }
 
@@ -57,17 +57,17 @@ impl Units {
         let ix = self.next;
         // At a hundred pods a second it takes months until they are used up.
         self.next = self.next.wrapping_add(1);
-        let hash = self.hasher.hash_one(&unit.object.path);
+        let hash = self.hasher.hash_one(&unit.object().path);
         let (page, at) = place(ix);
         self.pages.entry(page).or_insert_with(|| (0..PAGE).map(|_| None).collect())[at] = Some(unit);
         let Self { pages, hasher, .. } = self;
-        let path_of = |ix: &Ix| in_pages(pages, *ix).map(|unit| &unit.object.path);
+        let path_of = |ix: &Ix| in_pages(pages, *ix).map(|unit| &unit.object().path);
         self.by_path.insert_unique(hash, ix, |ix| path_of(ix).map_or(0, |path| hasher.hash_one(path)));
         ix
     }
 
     pub(crate) fn remove(&mut self, ix: Ix) -> Option<Unit> {
-        let hash = self.hasher.hash_one(&self.get(ix)?.object.path);
+        let hash = self.hasher.hash_one(&self.get(ix)?.object().path);
         if let Ok(entry) = self.by_path.find_entry(hash, |known| *known == ix) {
             entry.remove();
         }
@@ -97,7 +97,7 @@ impl Units {
 impl Places for Units {
     fn path(&self, ix: Ix) -> &HostPath {
         static NOWHERE: std::sync::LazyLock<HostPath> = std::sync::LazyLock::new(|| HostPath::from("/"));
-        self.get(ix).map_or(&NOWHERE, |unit| &unit.object.path)
+        self.get(ix).map_or(&NOWHERE, |unit| &unit.object().path)
     }
 
     fn inode(&self, ix: Ix) -> Option<InodeKey> {

@@ -26,9 +26,9 @@ impl Judge {
     /// make posture uncertain; the look goes on.
     pub(crate) fn watch(&mut self, ix: Ix) {
         let Some(unit) = self.units.get(ix) else { return };
-        let (path, slot) = (unit.object.path.clone(), unit.slot());
-        let kind = match &unit.object.seal {
-            Seal::File { .. } | Seal::Symlink { .. } | Seal::Directory { names: None } => WatchKind::Object,
+        let (path, slot) = (unit.object().path.clone(), unit.slot());
+        let kind = match &unit.object().seal {
+            Seal::File(_) | Seal::Symlink { .. } | Seal::Directory { names: None } => WatchKind::Object,
             Seal::Directory { names: Some(_) } => WatchKind::ClosedDir,
             Seal::Volume { .. } => WatchKind::Tree,
         };
@@ -205,12 +205,12 @@ impl Judge {
             self.sensor.unwatch(slot);
             self.slots.release(slot);
         }
-        for slot in self.ways.release(&unit.object.path) {
+        for slot in self.ways.release(&unit.object().path) {
             self.sensor.unwatch(slot);
             self.slots.release(slot);
         }
-        for uid in self.book.open_of(&unit.object.path) {
-            let (resolution, why) = if unit.object.anchor.is_host() {
+        for uid in self.book.open_of(&unit.object().path) {
+            let (resolution, why) = if unit.object().rule.anchor.is_host() {
                 (Resolution::Rebaselined, "no baseline in force seals it any more")
             } else {
                 (Resolution::Redeployed, "its pod is gone, or no baseline in force seals it any more")
@@ -226,7 +226,7 @@ impl Judge {
     pub(super) fn unwatched(&mut self, ix: Ix, why: &str) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         if unit.apart().unwatched.as_deref() != Some(why) {
-            let path = unit.object.path.clone();
+            let path = unit.object().path.clone();
             unit.apart_mut().unwatched = Some(why.to_owned());
             self.report_unwatched(&path, why);
         }

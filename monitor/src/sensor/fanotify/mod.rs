@@ -31,7 +31,6 @@ pub use actor::ActorSource;
 pub use probe::{FanotifyProbe, probe};
 
 use self::places::Places;
-use self::sys::FileId;
 use self::table::Table;
 use super::canary::{self, Canary, WithCanary};
 use super::queue::{Queue, ReaderThread, Stop};
@@ -68,8 +67,8 @@ pub enum FanotifyError {
 struct Shared {
     table: Table,
     places: Places,
-    /// Slots whose reads are counted, and how many there were.
-    reads: HashMap<Slot, u64>,
+    /// How often what is counted was opened, of each slot, if at all.
+    opened: HashMap<Slot, u64>,
     /// File systems with a mark; `false` where only single inodes could be marked.
     marked: BTreeMap<[u8; 8], bool>,
 }
@@ -184,16 +183,20 @@ impl FanotifySensor {
         Ok(())
     }
 
-    /// Adds or removes a mark for opening on the inodes of a slot.
-    fn mark_reads(&self, slot: Slot, flags: u32, shared: &Shared) {
-        let ids: Vec<FileId> = shared.table.ids(slot).cloned().collect();
-        for id in ids {
-            if let Some(fd) = shared.places.open(&id, libc::O_PATH)
+    /// Adds or removes a mark for opening on the inodes of a slot that have none, or one. Whether it did.
+    fn mark_reads(&self, slot: Slot, on: bool, shared: &mut Shared) -> bool {
+        let flags = if on { libc::FAN_MARK_ADD } else { libc::FAN_MARK_REMOVE };
+        let mut ids = shared.table.watched(slot);
+        ids.retain(|id| shared.table.get(id).is_some_and(|entry| entry.counted != on));
+        for id in &ids {
+            shared.table.count(id, on);
+            if let Some(fd) = shared.places.open(id, libc::O_PATH)
                 && let Err(error) = sys::mark(self.group.as_fd(), flags, libc::FAN_OPEN, fd.as_fd())
             {
                 tracing::debug!(?id, %error, "reads of an inode cannot be counted");
             }
         }
+        !ids.is_empty()
     }
 
     fn blind_to(&self, shared: &Shared) -> Vec<String> {
@@ -252,12 +255,13 @@ impl Sensor for FanotifySensor {
             .map_err(|error| WatchError::Unsupported(format!("name_to_handle_at: {path}: {error}")))?;
         let fsid = id.fsid();
         let mut shared = self.shared();
+        let look = places::look(fd);
+        let is_dir = look.as_ref().is_some_and(|look| look.kind == rustix::fs::FileType::Directory);
         // Where that is the end of the host's path, as nearly always, it is no copy.
-        let path_in_fs = shared.places.learn(fd, fsid);
+        let path_in_fs = shared.places.learn(fd, fsid).filter(|_| is_dir);
         let path_in_fs = path_in_fs.map(|found| path.ending(found.as_bytes()).unwrap_or(found));
-        let key = places::look(fd).map(|look| look.key);
         // First known, then marked: no event in between is taken for a neighbour's.
-        shared.table.watch(&id, slot, kind, key, path_in_fs);
+        shared.table.watch(&id, slot, kind, look.map(|look| look.key), path_in_fs);
         if kind == WatchKind::Ancestor {
             // Objects on the same file system have it marked; a mark on the node's root for a directory's own name
             // would cost every process that writes there.
@@ -272,9 +276,8 @@ impl Sensor for FanotifySensor {
 
     fn unwatch(&mut self, slot: Slot) {
         let mut shared = self.shared();
-        if shared.reads.remove(&slot).is_some() {
-            self.mark_reads(slot, libc::FAN_MARK_REMOVE, &shared);
-        }
+        self.mark_reads(slot, false, &mut shared);
+        shared.opened.remove(&slot);
         for id in shared.table.remove(slot) {
             // A mark on a single inode would hold it for ever.
             if shared.marked.get(&id.fsid()) == Some(&false)
@@ -293,16 +296,9 @@ impl Sensor for FanotifySensor {
 
     fn count_reads(&mut self, slot: Slot, on: bool) -> Option<u64> {
         let mut shared = self.shared();
-        if on {
-            let before = shared.reads.insert(slot, 0);
-            if before.is_none() {
-                self.mark_reads(slot, libc::FAN_MARK_ADD, &shared);
-            }
-            return Some(before.unwrap_or(0));
-        }
-        let count = shared.reads.remove(&slot)?;
-        self.mark_reads(slot, libc::FAN_MARK_REMOVE, &shared);
-        Some(count)
+        let marked = self.mark_reads(slot, on, &mut shared);
+        let count = shared.opened.remove(&slot).unwrap_or(0);
+        (on || marked).then_some(count)
     }
 
     fn health(&self) -> Health {

@@ -110,10 +110,9 @@ impl Reader {
             }
             if event.mask & libc::FAN_OPEN != 0
                 && event.pid.unsigned_abs() != own
-                && let Some(slot) = subject_slot(&event, &shared)
-                && let Some(count) = shared.reads.get_mut(&slot)
+                && let Some(slot) = counted(&event, &shared)
             {
-                *count += 1;
+                *shared.opened.entry(slot).or_default() += 1;
             }
             // Most events are of no concern: nothing of them is copied.
             let wanted = event.mask & !(libc::FAN_OPEN | libc::FAN_ONDIR) != 0;
@@ -194,10 +193,10 @@ fn concerns(event: &Event<'_>, shared: &Shared) -> bool {
         || named(event.new)
 }
 
-fn subject_slot(event: &Event<'_>, shared: &Shared) -> Option<Slot> {
+/// The slot of what was opened, if that is counted.
+fn counted(event: &Event<'_>, shared: &Shared) -> Option<Slot> {
     let id = event.child.or_else(|| event.dir.filter(|(_, name)| *name == b".").map(|(id, _)| id))?;
-    let slot = shared.table.get(id)?.slot;
-    shared.reads.contains_key(&slot).then_some(slot)
+    shared.table.get(id).filter(|entry| entry.counted).map(|entry| entry.slot)
 }
 
 /// Hands a directory's slot down to all that lies below it. Gives the slot if that was too much.

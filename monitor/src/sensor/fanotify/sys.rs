@@ -14,16 +14,17 @@ pub(super) const HANDLE_MAX: usize = 128;
 const AT_HANDLE_FID: libc::c_int = 0x200;
 
 /// An inode as fanotify names it: fsid (8 bytes), handle length (4), handle type (4), handle. The same bytes that
-/// stand in an event, so that a look-up copies nothing. One is kept of every watched inode: nearly all handles are short, and
-/// stand in it.
+/// stand in an event, so that a look-up copies nothing. Nearly all handles are short, and stand in it.
 #[derive(Clone)]
 pub(super) enum FileId {
     Short { length: u8, bytes: [u8; SHORT] },
     Long(std::sync::Arc<[u8]>),
 }
 
-/// Handles of ext4, tmpfs, xfs and overlayfs are shorter.
-const SHORT: usize = 30;
+/// With handles of ext4, tmpfs and xfs it is shorter.
+pub(super) const SHORT: usize = 28;
+/// Bytes before the handle.
+pub(super) const HEAD: usize = 16;
 
 impl FileId {
     pub(super) fn new(bytes: &[u8]) -> Self {
@@ -44,8 +45,25 @@ impl FileId {
         fsid
     }
 
-    fn handle(&self) -> &[u8] {
-        &self[16..]
+    /// Of that beginning and of `handle` as much as it says.
+    pub(super) fn of(head: &[u8; HEAD], handle: &[u8; SHORT - HEAD]) -> Self {
+        let mut bytes = [0; SHORT];
+        bytes[..HEAD].copy_from_slice(head);
+        bytes[HEAD..].copy_from_slice(handle);
+        let [.., a, b, c, d, _, _, _, _] = *head;
+        let length = u32::from_ne_bytes([a, b, c, d]).min((SHORT - HEAD) as u32) as u8;
+        Self::Short { length: HEAD as u8 + length, bytes }
+    }
+
+    /// What is before the handle.
+    pub(super) fn head(&self) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        head.copy_from_slice(&self[..HEAD]);
+        head
+    }
+
+    pub(super) fn handle(&self) -> &[u8] {
+        &self[HEAD..]
     }
 
     fn handle_type(&self) -> i32 {
@@ -73,6 +91,18 @@ impl PartialEq for FileId {
 }
 
 impl Eq for FileId {}
+
+impl PartialOrd for FileId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for FileId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
 
 impl std::hash::Hash for FileId {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {

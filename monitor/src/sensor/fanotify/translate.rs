@@ -123,7 +123,7 @@ fn place(act: &Act, id: &FileId, table: &mut Table, places: &Places) -> Option<S
     if matches!(entry.kind, WatchKind::Parent | WatchKind::Ancestor) {
         return None;
     }
-    let (slot, inode) = (entry.slot, entry.key());
+    let (slot, inode) = (entry.slot, entry.key);
     let known = table.path(raw);
     let path_in_fs = match dir {
         Some((_, name)) if known.as_ref().is_some_and(|path| path.name() == name) => known,
@@ -171,7 +171,7 @@ fn names_slot(dir: &FileId, table: &Table) -> Option<Slot> {
 
 fn slot_of(id: Option<&FileId>, table: &Table) -> (Option<Slot>, Option<InodeKey>) {
     let entry = id.and_then(|id| table.get(id));
-    (entry.map(|entry| entry.slot), entry.and_then(super::table::Entry::key))
+    (entry.map(|entry| entry.slot), entry.and_then(|entry| entry.key))
 }
 
 fn create(act: &Act, table: &mut Table, places: &Places, chores: &mut Vec<Chore>) -> Option<Seen> {
