@@ -22,3 +22,11 @@ pub(super) fn give_back() {
         }
     }
 }
+
+/// Gives back what is free between what is in use: of 8 MiB of heap with 1,000 objects, 1 was in use, and the rest what reading a
+/// baseline had needed. For when something large has been read.
+pub(super) fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches nothing but what is free.
+    let _ = unsafe { libc::malloc_trim(0) };
+}

@@ -203,6 +203,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         remembered,
         drafts: drafts_tx,
         commands: commands_tx,
+        told: false,
     };
     // Whatever it waits for, a signal ends it.
     let reason = match signals() {
@@ -276,6 +277,8 @@ struct Agent {
     remembered: Remembered,
     drafts: mpsc::Sender<Vec<Draft>>,
     commands: mpsc::Sender<Command>,
+    /// The judge was told of baselines or pods since memory was last given back.
+    told: bool,
 }
 
 impl Agent {
@@ -296,11 +299,17 @@ impl Agent {
                 done = &mut live, if waiting => {
                     waiting = false;
                     if done.is_ok() {
+                        memory::trim();
                         ready.send_replace(true);
                         announce();
                     }
                 }
-                _ = housekeeping.tick() => self.housekeeping().await,
+                _ = housekeeping.tick() => {
+                    self.housekeeping().await;
+                    if std::mem::take(&mut self.told) {
+                        memory::trim();
+                    }
+                }
                 _ = pods.tick() => {
                     if self.look_for_pods().await {
                         self.tell().await;
@@ -321,7 +330,8 @@ impl Agent {
         self.tell().await;
     }
 
-    async fn tell(&self) {
+    async fn tell(&mut self) {
+        self.told = true;
         let mut uncertain = Vec::new();
         let broken = self.first_use.as_ref().is_some_and(FirstUse::is_broken);
         uncertain.extend((self.keeper.refused() || broken).then(|| "baseline_rejected".to_owned()));

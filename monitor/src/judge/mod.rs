@@ -618,6 +618,7 @@ impl Judge {
             self.swept(scrub);
         }
         let Some(sweep) = self.sweep.take_if(|sweep| sweep.left.is_empty()) else { return };
+        self.backlog.shrink_to_fit();
         self.swept(sweep);
         if let Some(live) = self.first_done.take() {
             // Nobody waits any more: the agent is stopping.

@@ -1,7 +1,7 @@
 //! What an object costs the agent in memory, all told: its seal, what the judge keeps of it, and what the sensor does.
 //!
-//! Two agents, on the best rung that this kernel allows, one with few objects and one with many: what the second has more in `VmRSS`, without the
-//! bytes of the objects' paths, by the objects that it has more. The kernel's own memory (inotify watches, fanotify marks, inodes and
+//! Agents on the best rung that this kernel allows, with few objects, a node's worth, and many: what the last has more in `VmRSS` than the first,
+//! without the bytes of the objects' paths, by the objects that it has more. The kernel's own memory (inotify watches, fanotify marks, inodes and
 //! their storage) is not in `VmRSS`.
 
 use std::fs;
@@ -18,10 +18,13 @@ use crate::cmd::{self, say};
 use crate::{interrupt, workspace};
 
 const FEW: usize = 1_000;
+const NODE: usize = 10_000;
 const MANY: usize = 100_000;
 /// Files in one directory; each is an object, and so is the directory.
 const IN_ONE: usize = 20;
 const BUDGET: f64 = 200.0;
+/// Mebibytes of an agent with [`NODE`] objects.
+const NODE_BUDGET: f64 = 40.0;
 /// The least that is resident in this time counts: the allocator gives back what the start needed a little later.
 const SETTLES: Duration = Duration::from_secs(5);
 /// Ed25519, of no worth.
@@ -38,22 +41,30 @@ struct Resident {
 }
 
 pub(super) fn run() -> Result<Vec<Figure>> {
-    let built = build::static_binaries(Profile::Release, &["--package", "monitor", "--bin", "meshseal"])?;
+    // What is kept of an object is the same in every profile, and this one is built for the lanes anyway.
+    let built = build::static_binaries(Profile::Lane, &["--package", "monitor", "--bin", "meshseal"])?;
     let meshseal = built.join("meshseal");
     let few = resident(&meshseal, FEW)?;
+    let node = resident(&meshseal, NODE)?;
     let many = resident(&meshseal, MANY)?;
     let more = |of: fn(&Resident) -> usize| of(&many).saturating_sub(of(&few)) as f64;
     let each = (more(|one| one.bytes) - more(|one| one.paths)) / more(|one| one.objects);
-    let mebibytes = |one: &Resident| Figure {
-        what: format!("agent with {} objects", one.objects),
-        value: one.bytes as f64 / f64::from(1 << 20),
-        unit: "MiB",
-        beside: None,
-        budget: None,
+    let mebibytes = |one: &Resident, most: Option<f64>| {
+        let value = one.bytes as f64 / f64::from(1 << 20);
+        let budget =
+            most.map(|most| Budget { says: format!("at most {most} MiB"), is: value, met: value <= most });
+        Figure {
+            what: format!("agent with {} objects", one.objects),
+            value,
+            unit: "MiB",
+            beside: None,
+            budget,
+        }
     };
     Ok(vec![
-        mebibytes(&few),
-        mebibytes(&many),
+        mebibytes(&few, None),
+        mebibytes(&node, Some(NODE_BUDGET)),
+        mebibytes(&many, None),
         Figure {
             what: "resident memory an object in the agent beyond its path".into(),
             value: each,
