@@ -103,6 +103,9 @@ enum Watched {
     None,
     /// That of the last look.
     AsSeen,
+    /// That of `seen`, of which nothing else counts: nobody has looked yet. Kept apart it would cost a piece of memory of every object
+    /// between the start and the first look, and leave the heap full of holes.
+    Unseen,
     /// Another: it is kept apart.
     Apart,
 }
@@ -149,7 +152,7 @@ pub(crate) struct Apart {
     pub(crate) found: Option<Box<Found>>,
     /// Members of a volume at the last look.
     pub(crate) members: BTreeMap<Box<[u8]>, Seen>,
-    /// The inode its slot is on, where the last look saw another or there was none yet.
+    /// The inode its slot is on, where the last look saw another.
     watched: Option<InodeKey>,
     /// What observations know it by, if not by the inode that is watched.
     known_as: Option<InodeKey>,
@@ -328,13 +331,17 @@ impl Unit {
 
     /// The last look.
     pub(crate) const fn seen(&self) -> Option<&Seen> {
-        self.seen.as_ref()
+        match self.watched {
+            Watched::Unseen => None,
+            _ => self.seen.as_ref(),
+        }
     }
 
     /// It was looked at.
     pub(crate) fn set_seen(&mut self, seen: Option<Seen>) {
         let watched = self.watched();
         self.seen = seen;
+        self.watched = Watched::None;
         self.put_watched(watched);
     }
 
@@ -342,15 +349,20 @@ impl Unit {
     pub(crate) fn watched(&self) -> Option<InodeKey> {
         match self.watched {
             Watched::None => None,
-            Watched::AsSeen => self.seen.as_ref().map(Seen::inode),
+            Watched::AsSeen | Watched::Unseen => self.seen.as_ref().map(Seen::inode),
             Watched::Apart => self.apart().watched,
         }
     }
 
     fn put_watched(&mut self, inode: Option<InodeKey>) {
-        let other = inode.filter(|_| inode != self.seen.as_ref().map(Seen::inode));
+        let seen = self.seen().map(Seen::inode);
+        let other = inode.filter(|_| seen.is_some() && inode != seen);
+        if seen.is_none() {
+            self.seen = inode.map(Seen::unseen);
+        }
         self.watched = match (inode, other) {
             (None, _) => Watched::None,
+            (Some(_), None) if seen.is_none() => Watched::Unseen,
             (Some(_), None) => Watched::AsSeen,
             (Some(_), Some(_)) => Watched::Apart,
         };
@@ -421,5 +433,57 @@ impl Unit {
 
     pub(crate) fn is_volume(&self) -> bool {
         matches!(self.object().seal, Seal::Volume { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::incarnation::Incarnation;
+    use super::{Lot, Sealed, Seen, Source, Unit};
+    use crate::baseline::{Anchor, Publish};
+    use crate::baseline::{Attributes, Rule, Seal, SealedObject};
+    use crate::model::{Class, HostPath, InodeKey};
+
+    fn unit() -> Unit {
+        let rule = Rule {
+            anchor: Anchor::Host,
+            mounts: Vec::new(),
+            class: Class::Sealed,
+            publish: Publish::InPlace,
+            attributes: Attributes::default(),
+            writers: Vec::new(),
+        };
+        let object = SealedObject {
+            path: HostPath::from("/x"),
+            rule: Arc::new(rule),
+            seal: Seal::Directory { names: None },
+        };
+        let source = Source { name: "test".into(), revision: 1, commit: None, writers: Vec::new() };
+        let lot = Lot { objects: Arc::new([object]), source: Arc::new(source), container: None };
+        Unit::new(Sealed { lot: Arc::new(lot), at: 0 })
+    }
+
+    #[test]
+    fn what_is_watched_is_no_look_and_outlasts_looks_at_others() {
+        let [a, b] = [1, 2].map(|ino| InodeKey { dev: 1, ino });
+        let mut unit = unit();
+        unit.set_watched(&Incarnation { inode: a, born: 7 }, a);
+        assert_eq!((unit.seen(), unit.watched(), unit.known_as()), (None, Some(a), Some(a)));
+        assert!(unit.apart.is_none(), "something is kept apart before the first look");
+        // Nothing stands there.
+        unit.set_seen(None);
+        assert_eq!((unit.seen(), unit.watched()), (None, Some(a)));
+        unit.set_seen(Some(Seen::unseen(b)));
+        assert_eq!((unit.seen().map(Seen::inode), unit.watched()), (Some(b), Some(a)));
+        unit.set_seen(Some(Seen::unseen(a)));
+        assert_eq!((unit.seen().map(Seen::inode), unit.watched()), (Some(a), Some(a)));
+        unit.set_watched(&Incarnation { inode: b, born: 8 }, b);
+        assert_eq!((unit.seen().map(Seen::inode), unit.watched()), (Some(a), Some(b)));
+        unit.set_seen(None);
+        assert_eq!((unit.seen(), unit.watched()), (None, Some(b)));
+        unit.untagged();
+        assert_eq!((unit.seen(), unit.watched()), (None, None));
     }
 }

@@ -29,6 +29,11 @@ pub(crate) struct Seen {
 const _: () = assert!(size_of::<Option<Seen>>() == 32, "the judge keeps one of every object");
 
 impl Seen {
+    /// Of what nobody looked at yet only the inode is known.
+    pub(crate) const fn unseen(inode: InodeKey) -> Self {
+        Self { ino: inode.ino, dev: inode.dev, links: Links(NonZeroU32::MIN), ctime: 0, mtime: 0 }
+    }
+
     pub(crate) const fn inode(&self) -> InodeKey {
         InodeKey { dev: self.dev, ino: self.ino }
     }

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::agent::PATIENCE;
 
 const MAP_DELETE_ELEM: i32 = 3;
 const MAP_GET_NEXT_KEY: i32 = 4;
@@ -13,6 +16,7 @@ const PROG_GET_FD_BY_ID: i32 = 13;
 const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const LINK_GET_FD_BY_ID: i32 = 30;
+const ENABLE_STATS: i32 = 32;
 const LINK_GET_NEXT_ID: i32 = 31;
 const LINK_DETACH: i32 = 34;
 
@@ -141,27 +145,54 @@ impl Tags {
     }
 }
 
-/// `struct bpf_prog_info`, its beginning.
+/// `struct bpf_prog_info`, as far as 5.10 has it.
 #[repr(C)]
 #[derive(Debug, Default)]
 struct ProgInfo {
     before: [u64; 8],
     name: [u8; NAME_LEN],
+    between: [u64; 15],
+    run_cnt: u64,
 }
 
-/// What that program is called, as much of it as the kernel keeps.
-fn name_of(program: u32) -> Result<String> {
+fn info_of(program: u32) -> Result<ProgInfo> {
     let fd = by_id(PROG_GET_FD_BY_ID, program)?;
     let mut info = ProgInfo::default();
     let len = u32::try_from(size_of::<ProgInfo>())?;
     bpf(OBJ_GET_INFO_BY_FD, &mut [pair(number(&fd), len), (&raw mut info).addr() as u64, 0, 0])
         .context("BPF_OBJ_GET_INFO_BY_FD")?;
-    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(name).into_owned())
+    Ok(info)
 }
 
-/// The links by which a process holds the program of that name, each with the descriptor.
-pub(super) fn links_of(pid: i32, program: &str) -> Result<Vec<(u32, i32)>> {
+/// Waits until a program runs no more when `act` is done. Its link is gone a moment before: the kernel takes away the link's number first,
+/// and then, perhaps in a thread of its own, the program from where it stands.
+pub(super) fn runs_no_more(program: u32, act: impl Fn() -> Result<()>) -> Result<()> {
+    // Runs are counted as long as this is open.
+    let counting = bpf(ENABLE_STATS, &mut [0; 4]).context("BPF_ENABLE_STATS")?;
+    // SAFETY: the kernel just made it for us.
+    let _counting = unsafe { OwnedFd::from_raw_fd(counting) };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        // One that is gone runs no more.
+        let Ok(before) = info_of(program) else { return Ok(()) };
+        act()?;
+        if info_of(program).is_ok_and(|now| now.run_cnt == before.run_cnt) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "program {program} still runs");
+    }
+}
+
+/// A link by which a process holds a program.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) link: u32,
+    pub(super) program: u32,
+    pub(super) descriptor: i32,
+}
+
+/// The links by which a process holds the program of that name: as much of it as the kernel keeps.
+pub(super) fn links_of(pid: i32, program: &str) -> Result<Vec<Held>> {
     let kept = &program[..program.len().min(NAME_LEN - 1)];
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
@@ -172,10 +203,10 @@ pub(super) fn links_of(pid: i32, program: &str) -> Result<Vec<(u32, i32)>> {
             let mut fields = info.lines().filter_map(|line| line.split_once(':'));
             fields.find(|(key, _)| *key == name).and_then(|(_, value)| value.trim().parse::<u32>().ok())
         };
-        if let (Some(link), Some(id)) = (number("link_id"), number("prog_id"))
-            && name_of(id)? == kept
+        if let (Some(link), Some(program)) = (number("link_id"), number("prog_id"))
+            && info_of(program)?.name.split(|byte| *byte == 0).next() == Some(kept.as_bytes())
         {
-            found.push((link, entry.file_name().to_string_lossy().parse()?));
+            found.push(Held { link, program, descriptor: entry.file_name().to_string_lossy().parse()? });
         }
     }
     Ok(found)

@@ -2,7 +2,7 @@
 //! than it can carry. What it does not see then must be said.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -54,30 +54,51 @@ fn gap_is_reconciled(agent: &mut Agent, at: &str) -> Result<()> {
     agent.find("the gap's end", |record| of(record, true)).map(drop)
 }
 
-/// Detaches a program for good: no pin and no descriptor holds its link any more.
+/// What holds a program where it stands.
+struct Attached {
+    held: Vec<bpf::Held>,
+    pin: Option<PathBuf>,
+}
+
+impl Attached {
+    /// Looks through all that the agent has open, which takes its time.
+    fn of(agent: &Agent, home: &Home, program: &str) -> Result<Self> {
+        let note: Value = serde_json::from_slice(&fs::read(home.dir.join("state/kept.json"))?)?;
+        let held = bpf::links_of(agent.pid(), program)?;
+        let link = held.first().with_context(|| format!("no link of {program}"))?.link;
+        ensure!(held.iter().all(|other| other.link == link), "several links of {program}: {held:?}");
+        // What ends with the agent anyway is not pinned.
+        let pin = if note["links"][program].is_array() {
+            ensure!(note["links"][program][0] == link, "link {link} of {program}, noted is {note}");
+            let generation = note["generation"].as_str().context("no generation")?;
+            Some(Path::new("/sys/fs/bpf/meshseal").join(generation).join(program))
+        } else {
+            None
+        };
+        Ok(Self { held, pin })
+    }
+
+    /// Detaches it for good: no pin and no descriptor holds its link any more. The answer is the program.
+    fn detach(self, agent: &Agent) -> Result<u32> {
+        let bpf::Held { link, program, .. } = *self.held.first().context("no link")?;
+        let refused = bpf::detach(link);
+        ensure!(refused.is_err(), "this kernel detaches what stands on a hook");
+        self.pin.map_or(Ok(()), fs::remove_file)?;
+        for held in self.held {
+            inject::replace_descriptor(agent.pid(), held.descriptor)?;
+        }
+        // The kernel lets go of what a file held some time after it was closed.
+        let until = Instant::now() + PATIENCE;
+        while bpf::is_linked(link) {
+            ensure!(Instant::now() < until, "link {link} is still there");
+            std::thread::yield_now();
+        }
+        Ok(program)
+    }
+}
+
 fn detach(agent: &Agent, home: &Home, program: &str) -> Result<()> {
-    let note: Value = serde_json::from_slice(&fs::read(home.dir.join("state/kept.json"))?)?;
-    let links = bpf::links_of(agent.pid(), program)?;
-    let (link, _) = *links.first().with_context(|| format!("no link of {program}"))?;
-    let refused = bpf::detach(link);
-    ensure!(refused.is_err(), "this kernel detaches what stands on a hook");
-    // What ends with the agent anyway is not pinned.
-    if note["links"][program].is_array() {
-        ensure!(note["links"][program][0] == link, "link {link} of {program}, noted is {note}");
-        let generation = note["generation"].as_str().context("no generation")?;
-        fs::remove_file(Path::new("/sys/fs/bpf/meshseal").join(generation).join(program))?;
-    }
-    for (other, descriptor) in links {
-        ensure!(other == link, "links {link} and {other} of {program}");
-        inject::replace_descriptor(agent.pid(), descriptor)?;
-    }
-    // The kernel lets go of what a file held some time after it was closed.
-    let until = Instant::now() + PATIENCE;
-    while bpf::is_linked(link) {
-        ensure!(Instant::now() < until, "the link of {program} is still there");
-        std::thread::yield_now();
-    }
-    Ok(())
+    Attached::of(agent, home, program)?.detach(agent).map(drop)
 }
 
 /// A write, which a hook must see.
@@ -155,13 +176,18 @@ fn status_when(agent: &Agent, what: &str, fits: impl Fn(&Value, &Value) -> bool)
 /// everything is verified once a canary has come by.
 fn a_hook(agent: &mut Agent, home: &Home, dir: &Path) -> Result<()> {
     // Right after a proof, so that the next one comes after what no hook sees.
+    let attached = Attached::of(agent, home, HOOK)?;
     let first = status_when(agent, "a canary", |_, hook| hook["live"] == true)?;
     let canary = |status: &Value| status["sensor"]["hooks"][0]["last_canary"].clone();
     status_when(agent, "the next canary", |status, _| canary(status) != canary(&first))?;
-    detach(agent, home, HOOK)?;
+    let program = attached.detach(agent)?;
     let begun = Instant::now();
+    let set = |file: &Path| rustix::fs::setxattr(file, "trusted.meshseal", b"new", XattrFlags::empty());
+    let untold = home.dir.join("work/untold");
+    fs::write(&untold, SEALED)?;
+    bpf::runs_no_more(program, || Ok(set(&untold)?))?;
     // The pin of the object is a witness of its own: it does not say who.
-    rustix::fs::setxattr(object(dir, 0), "trusted.meshseal", b"new", XattrFlags::empty())?;
+    set(&object(dir, 0))?;
     let of_it = |list: &Value| {
         let named = |one: &str| one.starts_with(&format!("{FAMILY}: ")) && one.contains("setxattr");
         let list: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -204,7 +230,7 @@ fn a_hook(agent: &mut Agent, home: &Home, dir: &Path) -> Result<()> {
     ensure!(told["reason"].as_str().is_some_and(|reason| reason.ends_with(since)), "{told}");
     ensure!(told["families_blind"].as_array().is_some_and(Vec::is_empty), "{told}");
     gap_is_reconciled(agent, "hooks")?;
-    rustix::fs::setxattr(object(dir, 2), "trusted.meshseal", b"new", XattrFlags::empty())?;
+    set(&object(dir, 2))?;
     let is_about = about(&object(dir, 2));
     let found = agent.find("what the hook sees again", |record| opened(record) && is_about(record))?;
     ensure!(found["actor"]["tgid"] == std::process::id(), "{}", told_of([&found]));
