@@ -62,10 +62,11 @@ impl MountTable {
     }
 }
 
-/// The id of the mount that it was opened by.
-fn mount_of(fd: &OwnedFd) -> Option<u64> {
+/// The id of the mount that it was opened by, and the number of its inode.
+fn place_of(fd: &OwnedFd) -> Option<(u64, u64)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID).ok().map(|stat| stat.stx_mnt_id)
+    let asked = StatxFlags::MNT_ID | StatxFlags::INO;
+    rustix::fs::statx(fd, c"", flags, asked).ok().map(|stat| (stat.stx_mnt_id, stat.stx_ino))
 }
 
 impl Judge {
@@ -74,18 +75,19 @@ impl Judge {
         if rustix::fs::fstatfs(fd).map_or(0, |fs| fs.f_type) != OVERLAY {
             return self.leave_layers(ix);
         }
-        let Some(mount) = mount_of(fd) else { return };
+        let Some(place) = place_of(fd) else { return };
+        let mount = place.0;
         let known = self.units.get(ix).and_then(|unit| unit.apart().made_of.clone());
         let made_of = match known.filter(|known| known.mount == mount) {
             Some(known) => known,
             None => {
                 self.leave_layers(ix);
                 let Some(paths) = self.layers_of(fd, mount) else {
-                    // A container that ends takes its root away: what was opened just now is not there any more, and what
-                    // that means is for the look to say.
+                    // A container that ends takes its root away, and another file may have come in place of this one: what was
+                    // opened just now is not there any more, and what that means is for the look to say.
                     let path = self.units.get(ix).map(|unit| unit.object().path.clone());
                     let now = path.and_then(|path| self.options.root.locate(&path).ok());
-                    if now.as_ref().and_then(mount_of) == Some(mount) {
+                    if now.as_ref().and_then(place_of) == Some(place) {
                         self.unwatched(ix, "the layers of the overlay that it lies on cannot be found");
                     }
                     return;
