@@ -234,6 +234,14 @@ impl Agent {
         Ok(())
     }
 
+    /// The next record, as it comes; it is among those seen then.
+    pub(crate) fn next(&mut self, patience: Duration) -> Result<Value> {
+        let line = self.records.recv_timeout(patience).context("no record in time")?;
+        let record: Value = serde_json::from_str(&line)?;
+        self.seen.push(record.clone());
+        Ok(record)
+    }
+
     /// The first record of that kind that fits, waited for.
     pub(crate) fn find(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         self.wait(what, |seen| seen.iter().any(&fits))?;

@@ -24,6 +24,7 @@ mod day;
 mod delivery;
 mod harness;
 mod kubernetes;
+mod latency;
 mod pods;
 mod process;
 mod spool;
@@ -33,6 +34,7 @@ pub use day::main as day;
 pub use delivery::main as delivery;
 pub use harness::{Case, main, run};
 pub use kubernetes::main as kubernetes;
+pub use latency::main as latency;
 pub use pods::main as pods;
 pub use spool::main as spool;
 

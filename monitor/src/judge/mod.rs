@@ -76,6 +76,7 @@ use self::budget::Budget;
 use self::look::{Job, Look};
 use self::losses::Losses;
 use self::proof::Proofs;
+pub use self::schedule::SETTLE;
 use self::schedule::Schedule;
 use self::slots::{Ix, Slots};
 use self::topology::Ways;

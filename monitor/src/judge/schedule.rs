@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::slots::Ix;
 
 /// A unit is looked at once nothing happened to it for this long.
-pub(crate) const SETTLE: Duration = Duration::from_millis(40);
+pub const SETTLE: Duration = Duration::from_millis(40);
 /// But no later than this after the first act.
 pub(crate) const SETTLE_AT_MOST: Duration = Duration::from_millis(500);
 /// The same while a violation is open on it: a storm becomes a few updates a second.

@@ -43,7 +43,7 @@ impl Storm {
     }
 }
 
-pub(super) fn object(dir: &Path, at: u64) -> PathBuf {
+pub(crate) fn object(dir: &Path, at: u64) -> PathBuf {
     dir.join(format!("{at:03}"))
 }
 
@@ -76,7 +76,7 @@ pub(super) fn hold(path: &Path) -> Result<()> {
 }
 
 /// That many objects, in a directory that is sealed.
-pub(super) fn bench(objects: u64) -> Result<(tempfile::TempDir, PathBuf, Home)> {
+pub(crate) fn bench(objects: u64) -> Result<(tempfile::TempDir, PathBuf, Home)> {
     let scratch = scratch(&places()[0])?;
     let dir = scratch.path().join("sealed");
     fs::create_dir(&dir)?;

@@ -41,6 +41,7 @@ use self::load::{
     a_burst_on_one_object_is_counted, a_store_through_a_held_mapping_is_not_denied,
     a_storm_leaves_each_object_right, anonymous_and_segment_mappings_do_no_harm,
 };
+pub(crate) use self::load::{bench, object};
 use self::overlay::{
     a_layer_of_two_containers_is_a_violation_of_each, what_is_done_to_a_container_is_one_violation,
 };

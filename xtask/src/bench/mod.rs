@@ -6,6 +6,7 @@
 
 mod baseline;
 mod kernel;
+mod latency;
 mod measure;
 mod memory;
 mod verify;
@@ -26,6 +27,11 @@ const ALL: &[Bench] = &[
         run: baseline::run,
     },
     Bench { name: "memory", about: "what an object costs a running agent", run: memory::run },
+    Bench {
+        name: "latency",
+        about: "from an act to its record on disk, with few objects and many",
+        run: latency::run,
+    },
     Bench {
         name: "kernel",
         about: "files that nobody watches, with and without the programs, in guests that count instructions",
