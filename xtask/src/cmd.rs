@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -13,6 +13,17 @@ macro_rules! say {
     ($($arg:tt)*) => { $crate::cmd::say_line(format_args!($($arg)*)) };
 }
 pub(crate) use say;
+
+/// A process that is killed with its owner.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may be gone already; nothing in it is worth a lawful end.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
 
 static START: OnceLock<Instant> = OnceLock::new();
 

@@ -442,8 +442,7 @@ mod tests {
 
     use super::super::incarnation::Incarnation;
     use super::{Lot, Sealed, Seen, Source, Unit};
-    use crate::baseline::{Anchor, Publish};
-    use crate::baseline::{Attributes, Rule, Seal, SealedObject};
+    use crate::baseline::{Anchor, Attributes, Publish, Rule, Seal, SealedObject};
     use crate::model::{Class, HostPath, InodeKey};
 
     fn unit() -> Unit {

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::stream::{self, Ended};
 use super::{End, Output, VmOutcome, VmSpec, emulator, terminal};
-use crate::{cmd, interrupt};
+use crate::cmd::{self, Killed};
+use crate::interrupt;
 
 /// What the machine is made of.
 #[derive(Debug)]
@@ -38,17 +39,6 @@ const GLANCE: Duration = Duration::from_millis(250);
 /// Kept of the console, from its end.
 const CONSOLE_LINES: usize = 60;
 
-/// A running QEMU; killed when dropped.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // It may be gone already; nothing in it is worth a lawful end.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// Runs the machine until its command ended, or it is gone, or the time is up.
 pub(crate) fn run(spec: &VmSpec, files: &Files, token: &str) -> Result<VmOutcome> {
     let mut command = command(spec, files)?;
@@ -70,7 +60,7 @@ pub(crate) fn run(spec: &VmSpec, files: &Files, token: &str) -> Result<VmOutcome
     };
 
     let started = Instant::now();
-    let mut machine = Machine(
+    let mut machine = Killed(
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -141,6 +141,13 @@ pub(super) struct Ground<'a> {
     pub(super) whole: bool,
 }
 
+impl Ground<'_> {
+    /// The rung sees mounts, what a process makes its code, and who reaches into one.
+    fn on_hooks(&self) -> bool {
+        matches!(self.rung, "lsm" | "fentry")
+    }
+}
+
 /// All checks.
 pub(super) fn on(ground: &Ground<'_>) -> Result<u8> {
     let mut checks = Checks::default();
@@ -180,9 +187,8 @@ fn all(ground: &Ground<'_>, agent: &Agent<'_>, checks: &mut Checks) -> Option<()
     if whole {
         manifests(ground, &sealed, checks);
     }
-    let hooks = matches!(rung, "lsm" | "fentry");
-    let scenarios = scenarios::all(cluster, &sealed, hooks);
-    if !hooks {
+    let scenarios = scenarios::all(cluster, &sealed, ground.on_hooks());
+    if !ground.on_hooks() {
         println!("note: mounts over an object and reaching into a process are not seen on {rung}");
     }
     let all: Vec<_> = scenarios.into_iter().chain(tamper::all(cluster, &sealed)).collect();
@@ -254,8 +260,7 @@ fn in_containers(
         "an image is sealed from its archive: its program is intact in the containers of two pods",
         Containers::new(ground.cluster, ground.package, sealed, agent),
     )?;
-    let sees_code = matches!(ground.rung, "lsm" | "fentry");
-    if sees_code {
+    if ground.on_hooks() {
         checks.check(
             "it executes a program that was copied into its container",
             containers.execute_what_was_brought_in(),
@@ -269,7 +274,7 @@ fn in_containers(
     checks.check("a rename over it in the container is one of that container", containers.replace_inside());
     checks.check(
         "of the two containers these violations and no more",
-        containers.nothing_more(if sees_code { 5 } else { 4 }),
+        containers.nothing_more(if ground.on_hooks() { 5 } else { 4 }),
     );
     Some(containers.baseline)
 }

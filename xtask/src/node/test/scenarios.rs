@@ -1,24 +1,14 @@
 //! What an attacker does by way of the API server, from within a pod, from a privileged one, and by a shell of the host.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use super::sealed::Sealed;
 use super::tamper::Tampering;
-use crate::cmd;
+use crate::cmd::{self, Killed};
 use crate::node::cluster::Cluster;
-
-/// A process that is ended with its owner.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
 
 /// Each of them is one violation. `hooks`: the rung sees mounts, and who reaches into a process.
 pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed, hooks: bool) -> Vec<Tampering<'a>> {
@@ -122,7 +112,7 @@ pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed, hooks: bool) -> 
 fn reach_into(sealed: &Sealed) -> Result<()> {
     let mut sleeper = Command::new(&sealed.binary);
     let sleeper = sleeper.arg0("sleep").arg("600").spawn().context("cannot start the sealed binary")?;
-    let running = Running(sleeper);
+    let running = Killed(sleeper);
     let memory = format!("of=/proc/{}/mem", running.0.id());
     cmd::output(Command::new("dd").args(["if=/dev/null", &memory, "conv=notrunc", "status=none"])).map(drop)
 }
