@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::anchor::Anchor;
 use super::identity::SealedIdentity;
 use super::meaning::Meaning;
-use crate::model::{Class, HostPath, State};
+use crate::model::{Class, HostPath, Slice, State};
 
 /// A SHA-256 digest.
 pub type Digest = [u8; 32];
@@ -89,6 +89,16 @@ impl SealedObject {
     #[must_use]
     pub fn address(&self) -> String {
         self.rule.anchor.address(&self.path)
+    }
+
+    /// What of it is packed with that of other objects. There are so many that each in a piece of memory of its own would leave
+    /// holes everywhere.
+    pub(crate) fn slices_mut(&mut self) -> impl Iterator<Item = &mut Slice> {
+        let names = match &mut self.seal {
+            Seal::Directory { names: Some(names) } => Some(&mut names.0),
+            _ => None,
+        };
+        std::iter::once(self.path.slice_mut()).chain(names)
     }
 
     /// All of what is sealed, as records show it. Secrets show no content.
@@ -184,19 +194,19 @@ pub struct VolumeEntry {
 
 /// The names in a closed directory and what stands under each, sorted, in one piece of memory: of each the type, the name, and a NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names(Box<[u8]>);
+pub struct Names(Slice);
 
 impl Names {
     /// Names of files, which hold no NUL.
     #[must_use]
     pub fn of(names: &BTreeMap<Box<[u8]>, EntryKind>) -> Self {
         let each = names.iter().map(|(name, kind)| [&[*kind as u8], &**name, &[0]].concat());
-        Self(each.collect::<Vec<_>>().concat().into())
+        Self(Slice::new(each.collect::<Vec<_>>().concat()))
     }
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], EntryKind)> {
-        self.0.split_inclusive(|byte| *byte == 0).filter_map(|one| {
+        self.0.as_bytes().split_inclusive(|byte| *byte == 0).filter_map(|one| {
             let (kind, name) = one.split_first()?;
             Some((name.strip_suffix(&[0])?, *EntryKind::ALL.get(usize::from(*kind).checked_sub(1)?)?))
         })

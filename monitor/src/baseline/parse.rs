@@ -20,7 +20,7 @@ use super::statement::{
     WireWriter, is_name, is_statement_type, place_of, transition,
 };
 use super::wire::{Shared, WireObject, is_dns, to_sealed};
-use crate::model::HostPath;
+use crate::model::Slice;
 
 /// Longest transition: a week.
 const MAX_TRANSITION: u64 = 7 * 24 * 3600;
@@ -148,7 +148,7 @@ pub fn parse(payload: &[u8]) -> Result<Baseline, Error> {
             return Err(bad(&format!("predicate.objects: {}", pair[0].address()), "each path once"));
         }
     }
-    HostPath::pack(&mut objects, |object| &mut object.path);
+    Slice::pack(objects.iter_mut().flat_map(SealedObject::slices_mut).collect());
     Ok(Baseline {
         name: predicate.name,
         revision: predicate.revision,

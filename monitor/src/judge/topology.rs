@@ -4,6 +4,7 @@
 //! again after anything that may have changed what stands at their paths, before any object below is looked at.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,27 @@ const RECENT_MAX: usize = 32;
 /// What stands at a directory's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stands {
-    inode: InodeKey,
+    ino: u64,
+    dev: u32,
     /// A bind mount of the same directory is another place all the same.
-    mount: u64,
+    mount: MountId,
+}
+
+impl Stands {
+    const fn inode(self) -> InodeKey {
+        InodeKey { dev: self.dev, ino: self.ino }
+    }
+}
+
+/// One more than the kernel's number of a mount, which is an `int` where it is not asked for a unique one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MountId(NonZeroU32);
+
+impl MountId {
+    fn of(id: u64) -> Self {
+        let more = u32::try_from(id).unwrap_or(u32::MAX).saturating_add(1);
+        Self(NonZeroU32::new(more).unwrap_or(NonZeroU32::MAX))
+    }
 }
 
 /// Something else stands at a directory's path.
@@ -41,19 +60,46 @@ struct Change {
     by_mount: bool,
 }
 
-/// One directory above objects.
+/// One directory above objects. There is one of each directory that objects are in: what is only of those that are no objects
+/// themselves is kept apart.
 #[derive(Debug, Default)]
 struct Way {
-    slot: Option<Slot>,
     /// Objects at any depth below it.
     users: u32,
     /// Objects directly in it.
     direct: u32,
     stands: Option<Stands>,
+    apart: Option<Box<Apart>>,
+}
+
+const _: () = assert!(size_of::<Way>() <= 32, "one of every directory that objects are in");
+
+/// What few directories have.
+#[derive(Debug, Default)]
+struct Apart {
+    slot: Option<Slot>,
     /// What was mounted here is here no more.
     bared: bool,
     /// What the sensor was told.
     watched: Option<(InodeKey, WatchKind)>,
+}
+
+impl Way {
+    fn slot(&self) -> Option<Slot> {
+        self.apart.as_ref()?.slot
+    }
+
+    fn watched(&self) -> Option<(InodeKey, WatchKind)> {
+        self.apart.as_ref()?.watched
+    }
+
+    fn bared(&self) -> bool {
+        self.apart.as_ref().is_some_and(|apart| apart.bared)
+    }
+
+    fn apart(&mut self) -> &mut Apart {
+        self.apart.get_or_insert_default()
+    }
 }
 
 /// All directories above objects.
@@ -84,7 +130,7 @@ impl Ways {
             way.users = way.users.saturating_sub(1);
             way.direct = way.direct.saturating_sub(u32::from(depth == 0));
             if way.users == 0 {
-                slots.extend(self.ways.remove(&dir).and_then(|way| way.slot));
+                slots.extend(self.ways.remove(&dir).and_then(|way| way.slot()));
             }
         }
         slots
@@ -97,13 +143,13 @@ impl Ways {
 
     /// Whether a mount that carried what lies at `path` is gone from above it.
     pub(super) fn bared(&self, path: &HostPath) -> bool {
-        above(path).any(|dir| self.ways.get(&dir).is_some_and(|way| way.bared))
+        above(path).any(|dir| self.ways.get(&dir).is_some_and(Way::bared))
     }
 
     /// No tag stands any more.
     pub(super) fn untagged(&mut self) {
-        for way in self.ways.values_mut() {
-            way.watched = None;
+        for apart in self.ways.values_mut().filter_map(|way| way.apart.as_mut()) {
+            apart.watched = None;
         }
         self.stale(Duration::ZERO);
     }
@@ -124,7 +170,8 @@ fn look_up(root: &Root, path: &HostPath) -> Option<(OwnedFd, Stands)> {
     let fd = root.locate(path).ok()?;
     let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
     let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted).ok()?;
-    Some((fd, Stands { inode: InodeKey::of(&stat), mount: stat.stx_mnt_id }))
+    let InodeKey { dev, ino } = InodeKey::of(&stat);
+    Some((fd, Stands { ino, dev, mount: MountId::of(stat.stx_mnt_id) }))
 }
 
 impl Judge {
@@ -241,7 +288,7 @@ impl Judge {
         // A directory that is an object is watched as one, and so is another path of the same inode.
         let mut taken: HashMap<InodeKey, ()> =
             self.units.iter().filter_map(|(_, unit)| Some((unit.watched()?, ()))).collect();
-        let mounts: HashMap<HostPath, u64> =
+        let mounts: HashMap<HostPath, MountId> =
             found.iter().filter_map(|(path, now)| Some((path.clone(), now.as_ref()?.1.mount))).collect();
         for (path, now) in found {
             let own = self
@@ -256,9 +303,12 @@ impl Judge {
                 let with = |change: &Change| change.by_mount && path.below(&change.dir).is_some();
                 if other {
                     let around = path.parent().and_then(|parent| mounts.get(&parent).copied());
-                    way.bared = around == stands.map(|stands| stands.mount);
+                    let bared = around == stands.map(|stands| stands.mount);
+                    if bared || way.bared() {
+                        way.apart().bared = bared;
+                    }
                 }
-                if way.watched.is_some() || way.stands.is_some() {
+                if way.watched().is_some() || way.stands.is_some() {
                     let by_mount = other || changed.iter().any(with);
                     changed.push(Change { dir: path.clone(), by_mount });
                 }
@@ -270,22 +320,20 @@ impl Judge {
             } else {
                 WatchKind::Ancestor
             };
-            if taken.insert(stands.inode, ()).is_some() || way.watched == Some((stands.inode, kind)) {
+            let watched = (stands.inode(), kind);
+            if taken.insert(stands.inode(), ()).is_some() || way.watched() == Some(watched) {
                 continue;
             }
-            let slot = way.slot.or_else(|| self.slots.take(Use::Way(path.clone())));
-            way.slot = slot;
+            let apart = way.apart();
+            let slot = apart.slot.or_else(|| self.slots.take(Use::Way(path.clone())));
+            // Where it fails, it is told once for each inode.
+            (apart.slot, apart.watched) = (slot, Some(watched));
             let failed = match slot {
                 None => Some(super::watches::NO_SLOT.to_owned()),
                 Some(slot) => self.sensor.watch(fd.as_fd(), slot, kind, &path).err().map(|e| e.to_string()),
             };
-            match failed {
-                None => way.watched = Some((stands.inode, kind)),
-                Some(why) => {
-                    // Told once for each inode.
-                    way.watched = Some((stands.inode, kind));
-                    self.report_unwatched(&path, &why);
-                }
+            if let Some(why) = failed {
+                self.report_unwatched(&path, &why);
             }
         }
     }

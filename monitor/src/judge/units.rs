@@ -13,7 +13,7 @@ use super::slots::Ix;
 use super::unit::Unit;
 
 /// Units that lie together in memory: those of one pod mostly, which come and go together.
-const PAGE: Ix = 16;
+const PAGE: Ix = 64;
 
 /// All units.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@ mod observation;
 mod path;
 mod record;
 mod sentence;
+mod slice;
 
 pub use actor::{Actor, Container, Owner, Pod, Source, Target};
 pub use clock::Clock;
@@ -18,6 +19,8 @@ pub use record::{
     Draft, GapBody, Kind, ObjectRef, Record, RecordBody, Resolution, SensorBody, Severity, State,
     SummaryBody, ViolationBody, ViolationKind, ViolationResolved, ViolationUpdate,
 };
+
+pub(crate) use slice::Slice;
 
 /// Wall-clock time in nanoseconds, UTC; RFC 3339 with nine fractional digits in JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,9 +4,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::slice::Slice;
 
 /// An absolute path as the host sees it: any bytes but NUL.
 ///
@@ -15,51 +16,32 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// Copies share the bytes: the judge, the sensor and the records of a busy node hold the same path many times. So do the
 /// directories above it, and all paths of one baseline.
-#[derive(Clone)]
-pub struct HostPath {
-    shared: Arc<Box<[u8]>>,
-    start: u32,
-    end: u32,
-}
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostPath(Slice);
 
 impl HostPath {
     /// Takes the bytes as they are. Of more than 4 GiB, which no call takes, only the beginning.
     #[must_use]
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        let shared: Box<[u8]> = bytes.into().into();
-        let end = u32::try_from(shared.len()).unwrap_or(u32::MAX);
-        Self { shared: Arc::new(shared), start: 0, end }
+        Self(Slice::new(bytes))
     }
 
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.shared[self.start as usize..self.end as usize]
+        self.0.as_bytes()
     }
 
-    /// Lets all of these share one piece of memory, which lasts as long as one of them.
-    pub(crate) fn pack<T>(all: &mut [T], path: impl Fn(&mut T) -> &mut Self) {
-        let mut bytes = Vec::new();
-        for one in &mut *all {
-            bytes.extend_from_slice(path(one).as_bytes());
-        }
-        if u32::try_from(bytes.len()).is_err() {
-            return;
-        }
-        let (shared, mut start) = (Arc::new(bytes.into_boxed_slice()), 0);
-        for one in all {
-            let path = path(one);
-            let end = start + (path.end - path.start);
-            *path = Self { shared: Arc::clone(&shared), start, end };
-            start = end;
-        }
+    /// The same, to be packed with others.
+    pub(crate) const fn slice_mut(&mut self) -> &mut Slice {
+        &mut self.0
     }
 
     /// This path's own end, if it ends in these bytes.
     pub(crate) fn ending(&self, bytes: &[u8]) -> Option<Self> {
-        let start = self.as_bytes().len().checked_sub(bytes.len())?;
-        let start = self.start + u32::try_from(start).ok()?;
-        self.as_bytes().ends_with(bytes).then(|| Self { start, ..self.clone() })
+        let own = self.as_bytes();
+        let start = own.len().checked_sub(bytes.len()).filter(|_| own.ends_with(bytes))?;
+        self.0.part(start, own.len()).map(Self)
     }
 
     /// As a path for system calls.
@@ -80,11 +62,8 @@ impl HostPath {
     pub fn parent(&self) -> Option<Self> {
         let parent = self.as_path().parent()?.as_os_str().as_bytes();
         // It is the beginning of it, unless it is written in a strange way.
-        let length = u32::try_from(parent.len()).ok().filter(|_| self.as_bytes().starts_with(parent));
-        Some(match length {
-            Some(length) => Self { end: self.start + length, ..self.clone() },
-            None => Self::new(parent),
-        })
+        let own = self.0.part(0, parent.len()).filter(|own| own.as_bytes() == parent);
+        Some(own.map_or_else(|| Self::new(parent), Self))
     }
 
     /// The last component; empty for the root.
@@ -125,14 +104,6 @@ impl HostPath {
         Self::new(out)
     }
 }
-
-impl PartialEq for HostPath {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
-    }
-}
-
-impl Eq for HostPath {}
 
 impl PartialOrd for HostPath {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
@@ -204,6 +175,7 @@ impl<'de> Deserialize<'de> for HostPath {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::slice::Slice;
     use super::HostPath;
 
     proptest! {
@@ -224,9 +196,9 @@ mod tests {
         let text = ["/a/b", "/", "/a b", "/c//d/"];
         let mut all: Vec<HostPath> = text.iter().map(|path| HostPath::from(*path)).collect();
         let before = all.clone();
-        HostPath::pack(&mut all, |path| path);
+        Slice::pack(all.iter_mut().map(HostPath::slice_mut).collect());
         assert_eq!(all, before);
-        assert!(std::sync::Arc::ptr_eq(&all[0].shared, &all[3].shared));
+        assert!(all[0].0.lies_with(&all[3].0));
         let parents: Vec<_> = all.iter().map(HostPath::parent).collect();
         let expected = ["/a", "", "/", "/c"].map(|path| (!path.is_empty()).then(|| HostPath::from(path)));
         assert_eq!(parents, expected);
