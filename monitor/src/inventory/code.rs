@@ -8,22 +8,16 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::code_hash::CodeHashes;
 use super::layers::Layers;
+use super::mount_table::{KeptTable, MountTable};
 use super::mounts::Mounts;
-use super::procs::{Proc, kernel_dev, read};
+use super::procs::{Proc, kernel_dev};
 use crate::model::{Actor, HostPath, InodeKey, Observation};
 
 /// Why a file of the layer of changes is foreign.
 const MADE_HERE: &str = "is not its image's: it was made or changed in the container";
-
-/// Longest mountinfo that is read, in bytes.
-const MOUNTINFO_MAX: u64 = 64 << 20;
-
-/// How long the node's mount table is kept.
-const KEPT: Duration = Duration::from_secs(1);
 
 /// Where a system keeps its libraries and programs (file-hierarchy(7)).
 const SYSTEM: [&str; 13] = [
@@ -55,47 +49,31 @@ pub struct Foreign {
     pub sha256: Option<String>,
 }
 
-/// Judges files, with the mount table of the node kept for a moment: a shell that is sealed may start much.
+/// Judges files, with the mount table of the node kept as long as it is the same: a shell that is sealed may start much.
 #[derive(Debug)]
 pub struct Code {
     host_root: PathBuf,
     proc: Proc,
-    table: Mutex<Option<(Instant, Arc<Table>)>>,
+    of_host: Mutex<KeptTable>,
     hashes: CodeHashes,
-}
-
-#[derive(Debug)]
-struct Table {
-    text: Vec<u8>,
-    mounts: Mounts,
-}
-
-impl Table {
-    fn read(proc: &Proc, pid: u32) -> Option<Arc<Self>> {
-        let text = read(&proc.path(pid, "mountinfo"), MOUNTINFO_MAX).ok()?;
-        Some(Arc::new(Self { mounts: Mounts::parse(&text), text }))
-    }
 }
 
 impl Code {
     /// For the node whose root is there.
     #[must_use]
     pub fn new(host_root: PathBuf, proc: Proc) -> Self {
-        Self { host_root, proc, table: Mutex::new(None), hashes: CodeHashes::new() }
+        let of_host = Mutex::new(KeptTable::new(proc.path(1, "mountinfo")));
+        Self { host_root, proc, of_host, hashes: CodeHashes::new() }
     }
 
-    /// The node's mount table; read anew if the one that is kept does not have the file system, or has been kept too long.
-    fn of_host(&self, dev: u32) -> Option<Arc<Table>> {
-        let mut kept = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = |table: &Table| table.mounts.all().iter().any(|mount| mount.dev == dev);
-        if let Some((read, table)) = kept.as_ref().filter(|(_, table)| has(table))
-            && read.elapsed() < KEPT
-        {
-            return Some(Arc::clone(table));
-        }
-        let table = Table::read(&self.proc, 1)?;
-        *kept = Some((Instant::now(), Arc::clone(&table)));
-        Some(table)
+    /// The node's mount table.
+    fn of_host(&self) -> Option<Arc<MountTable>> {
+        self.of_host.lock().unwrap_or_else(PoisonError::into_inner).now()
+    }
+
+    fn of_process(&self, pid: u32) -> Option<Arc<MountTable>> {
+        let mut file = std::fs::File::open(self.proc.path(pid, "mountinfo")).ok()?;
+        MountTable::read(&mut file).ok().map(Arc::new)
     }
 
     /// Judges the file that `observation` tells of. `None` if it came with the program that the actor runs. Reads /proc, and
@@ -109,7 +87,7 @@ impl Code {
         }
         // What is told by its place in a container may be its layer's file.
         if let (Some(inode), Some(in_fs)) = (observation.inode, &observation.path_in_fs) {
-            let table = self.of_host(inode.dev);
+            let table = self.of_host();
             let at = table.and_then(|table| table.mounts.host_path(inode.dev, in_fs));
             places.extend(at.map(|at| below(&self.host_root, &at)));
         }
@@ -131,8 +109,8 @@ impl Code {
         let mut seen_at = None;
         for view in views {
             let (table, root) = match view {
-                None => (self.of_host(inode.dev), self.host_root.clone()),
-                Some(pid) => (Table::read(&self.proc, pid), self.proc.path(pid, "root")),
+                None => (self.of_host(), self.host_root.clone()),
+                Some(pid) => (self.of_process(pid), self.proc.path(pid, "root")),
             };
             let Some(table) = table else { continue };
             let Some(at) = table.mounts.host_path(inode.dev, in_fs) else { continue };
@@ -187,7 +165,7 @@ fn of_overlay(
 /// Where a file of a layer is seen in the container whose program the actor runs, if that is made of the layer; and whether it was made or
 /// changed there. What is mapped on an overlay is mapped from the layer, and so the kernel names it where a mapping is made code later.
 fn of_its_layers(
-    table: &Table,
+    table: &MountTable,
     actor: Option<&Actor>,
     inode: InodeKey,
     in_fs: &HostPath,

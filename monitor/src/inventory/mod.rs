@@ -10,6 +10,7 @@ pub mod in_pod;
 pub mod inodes;
 pub mod layers;
 pub mod mesh;
+pub(crate) mod mount_table;
 pub mod mounts;
 pub mod pods;
 pub mod procs;

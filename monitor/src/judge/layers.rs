@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::inventory::layers::Layers;
+use crate::inventory::mount_table::KeptTable;
 use crate::model::{HostPath, Slot, WatchKind};
 use crate::sensor::Stands;
 
@@ -19,8 +19,6 @@ use super::watches::NO_SLOT;
 
 /// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAY: i64 = 0x794c_7630;
-/// How long a mount table counts: numbers of mounts are used again.
-const KEPT: Duration = Duration::from_secs(1);
 
 /// A path in a layer, and the objects that are made of what lies there.
 #[derive(Debug, Default)]
@@ -42,23 +40,19 @@ pub(crate) struct MadeOf {
 }
 
 /// Mount tables in which the object's mount may be: the agent's own, and the node's, which the tree of process 1 lies in.
-const TABLES: [&str; 2] = ["/proc/self/mountinfo", "/proc/1/mountinfo"];
+#[derive(Debug)]
+pub(super) struct MountTables([KeptTable; 2]);
 
-/// The mount tables, kept for a moment: many objects are taken up at once.
-#[derive(Debug, Default)]
-pub(super) struct MountTable(Option<(Instant, Vec<Vec<u8>>)>);
+impl Default for MountTables {
+    fn default() -> Self {
+        Self(["/proc/self/mountinfo", "/proc/1/mountinfo"].map(|path| KeptTable::new(path.into())))
+    }
+}
 
-impl MountTable {
+impl MountTables {
     /// The layers of a mount.
     fn find(&mut self, mount: u64) -> Option<Layers> {
-        let of_mount = |tables: &[Vec<u8>]| tables.iter().find_map(|table| Layers::of_mount(table, mount));
-        let kept = self.0.as_ref().filter(|(read, _)| read.elapsed() < KEPT);
-        if let Some(layers) = kept.and_then(|(_, tables)| of_mount(tables)) {
-            return Some(layers);
-        }
-        let tables = TABLES.iter().filter_map(|path| std::fs::read(path).ok()).collect();
-        let (_, tables) = self.0.insert((Instant::now(), tables));
-        of_mount(tables)
+        self.0.iter_mut().find_map(|table| Layers::of_mount(&table.now()?.text, mount))
     }
 }
 
@@ -107,7 +101,7 @@ impl Judge {
     /// The object's place in the upper layer, and its file in the topmost one below that has it.
     fn layers_of(&mut self, fd: &OwnedFd, mount: u64) -> Option<Vec<HostPath>> {
         let seen = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
-        let layers = self.mount_table.find(mount)?;
+        let layers = self.mount_tables.find(mount)?;
         let (upper, lower) = layers.places(&HostPath::from(seen.as_path()))?;
         let there = lower.into_iter().find(|path| self.options.root.locate(path).is_ok());
         Some(upper.into_iter().chain(there).collect())
