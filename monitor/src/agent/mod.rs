@@ -166,6 +166,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         scrub: config.scrub.interval,
         io_budget: config.scrub.io_budget,
         canary: config.sensor.canary_interval,
+        await_approval: config.baselines.await_approval,
     };
     let world: Arc<dyn judge::World> = Arc::clone(&node) as _;
     let mut judge = Judge::new(judge_options, world, sensor, drafts_tx.clone(), live_tx);

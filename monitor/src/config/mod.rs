@@ -95,6 +95,8 @@ pub struct Baselines {
     pub secret_key: Option<PathBuf>,
     /// Mesh files that no baseline covers are held to what they were when they were seen first.
     pub trust_on_first_use: bool,
+    /// How long what the kubelet publishes may wait for the baseline that approves it; zero: not at all.
+    pub await_approval: Duration,
 }
 
 /// Bounds of the journal.

@@ -262,6 +262,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("kubernetes", old.kubernetes != new.kubernetes),
         ("journal", old.journal != new.journal),
         ("scrub", old.scrub != new.scrub),
+        ("baselines.awaitApproval", old.baselines.await_approval != new.baselines.await_approval),
         ("baselines.trustOnFirstUse", old.baselines.trust_on_first_use != new.baselines.trust_on_first_use),
     ];
     changed.into_iter().filter(|&(_, changed)| changed).map(|(key, _)| key).collect()

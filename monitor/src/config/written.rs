@@ -38,6 +38,7 @@ pub(super) struct Baselines {
     pub(super) require_signatures: Option<Spanned<u32>>,
     pub(super) secret_key: Text,
     pub(super) trust_on_first_use: Option<bool>,
+    pub(super) await_approval: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

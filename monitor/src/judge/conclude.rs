@@ -96,6 +96,14 @@ impl Judge {
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
         findings.retain_mut(|finding| !self.book.explains(finding));
         self.held(ix, job.ask, std::mem::take(&mut look.holders), &acts, &mut findings);
+        let awaits = self
+            .units
+            .get(ix)
+            .and_then(|unit| self.awaits_approval(unit, &look, &findings, &lawful, &unlawful));
+        if let Some(until) = awaits {
+            return self.await_approval(ix, acts, findings, until);
+        }
+        findings.extend(self.awaited_in_vain(ix, &findings, look.differences.is_empty()));
         if findings.is_empty() && changed && (was_superseded || !lawful.is_empty()) {
             self.accepted(ix, &look, &lawful, was_superseded);
         }
@@ -164,7 +172,7 @@ impl Judge {
     /// Looks once more, with what may have come by then.
     fn wait(&mut self, ix: Ix, acts: Acts, wait: Duration) {
         let Some(unit) = self.units.get_mut(ix) else { return };
-        unit.waited += 1;
+        unit.waited = unit.waited.saturating_add(1);
         unit.apart_mut().acts.put_back(acts, Instant::now());
         self.schedule.at_latest(ix, Instant::now() + wait);
     }
@@ -384,7 +392,7 @@ impl Judge {
         self.out.push(Draft::at(act.first, Severity::Info, RecordBody::Attempt(Box::new(body))));
     }
 
-    fn tell(&mut self, finding: &Finding) {
+    pub(super) fn tell(&mut self, finding: &Finding) {
         let target = self.target(finding.of.as_ref().unwrap_or(&finding.object.path));
         let actor = finding.act.as_ref().and_then(|act| act.actor.as_deref().ok());
         let (severity, attack) = self.world.weigh(
@@ -525,6 +533,7 @@ impl Judge {
     }
 
     fn retire(&mut self, ix: Ix, why: &str) {
+        self.tell_awaited(ix);
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.standing = Standing::Retired;
         unit.set_seen(None);

@@ -6,6 +6,7 @@
 //! ([`violations`]). Nothing here knows which sensor runs or where records go.
 
 mod acts;
+mod awaited;
 mod budget;
 mod conclude;
 mod covered;
@@ -102,6 +103,8 @@ pub struct Options {
     pub io_budget: u64,
     /// How often the sensor is proven by canaries.
     pub canary: Duration,
+    /// How long what the kubelet publishes may wait for the baseline that approves it.
+    pub await_approval: Duration,
 }
 
 /// What the agent tells the judge.
@@ -185,7 +188,7 @@ pub struct Judge {
     unsealed: unsealed::Unsealed,
     handles: Arc<Handles>,
     ways: Ways,
-    mount_table: layers::MountTable,
+    mount_tables: layers::MountTables,
     baselines: Vec<Arc<AcceptedBaseline>>,
     uncertain: Vec<String>,
     /// A verification of everything under way: why, since when, units left.
@@ -278,7 +281,7 @@ impl Judge {
             unsealed: unsealed::Unsealed::default(),
             handles: Arc::default(),
             ways: Ways::default(),
-            mount_table: layers::MountTable::default(),
+            mount_tables: layers::MountTables::default(),
             baselines: Vec::new(),
             uncertain: Vec::new(),
             sweep: None,
@@ -348,6 +351,7 @@ impl Judge {
         }
         self.backlog.clear();
         self.scrub.clear();
+        self.await_no_longer();
         while Instant::now() < until && (self.schedule.len() > 0 || !self.looks.is_empty()) {
             self.dispatch();
             let due = self.wake_at().min(until);

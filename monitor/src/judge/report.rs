@@ -91,7 +91,7 @@ impl Judge {
         let facts = self.world.facts();
         let health = self.sensor.health();
         let mut counts = ObjectCounts::default();
-        let (mut unreadable, mut unwatched, mut mapped) = (0, 0, 0);
+        let (mut unreadable, mut unwatched, mut mapped, mut awaited) = (0, 0, 0, 0);
         for (_, unit) in self.units.iter() {
             let counter = match unit.standing {
                 Standing::Retired => continue,
@@ -105,6 +105,7 @@ impl Judge {
             counts.first_use += u64::from(unit.source().is_first_use());
             unreadable += u64::from(unit.apart().unreadable.is_some());
             unwatched += u64::from(unit.apart().unwatched.is_some());
+            awaited += u64::from(unit.apart().awaited.is_some());
             mapped += u64::from(!unit.apart().mapped.is_empty());
         }
         let now = Time::now();
@@ -121,7 +122,8 @@ impl Judge {
             baseline_expired: self.baselines.iter().any(|baseline| expired(baseline)),
             baseline_rejected: false,
             loss_unreconciled: self.losses.unreconciled(),
-            reverification_pending: self.sweep.is_some() || counts.unverified > unreadable,
+            reverification_pending: self.sweep.is_some() || counts.unverified > unreadable + awaited,
+            awaited_approvals: awaited,
             unreadable_objects: unreadable,
             unwatched_objects: unwatched,
             writable_mappings: mapped,

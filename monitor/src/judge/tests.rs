@@ -1,6 +1,7 @@
 //! The judge on real files, with a sensor that sees exactly what the test says it saw.
 
 mod acknowledge;
+mod awaited;
 mod chains;
 mod code;
 mod late;
@@ -201,6 +202,10 @@ struct Bench {
 impl Bench {
     /// `make` makes the tree; `seal` names what is sealed in it.
     async fn new(make: impl FnOnce(&Path), seal: &[&str]) -> Self {
+        Self::with_patience(make, seal, Duration::ZERO).await
+    }
+
+    async fn with_patience(make: impl FnOnce(&Path), seal: &[&str], await_approval: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
         let watched = Watched::default();
@@ -217,6 +222,7 @@ impl Bench {
             scrub: Duration::from_secs(86_400),
             io_budget: u64::MAX,
             canary: Duration::from_secs(60),
+            await_approval,
         };
         let sensor = Box::new(FakeSensor(Arc::clone(&watched)));
         let world = Arc::new(FakeWorld::default());

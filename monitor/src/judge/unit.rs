@@ -11,6 +11,7 @@ use crate::model::{HostPath, InodeKey, ObjectRef, Slot, Time};
 
 use super::Container;
 use super::acts::{Act, Acts};
+use super::awaited::Awaited;
 use super::incarnation::Incarnation;
 use super::layers::MadeOf;
 use super::look::sealed_digest;
@@ -163,6 +164,8 @@ pub(crate) struct Apart {
     /// Slots inside it: of a volume's members, of names that do not belong into a directory.
     pub(super) inner: BTreeMap<Incarnation, Slot>,
     pub(crate) acts: Acts,
+    /// What was published, and waits for its baseline.
+    pub(super) awaited: Option<Box<Awaited>>,
     /// Why it could not be verified, as last reported.
     pub(crate) unreadable: Option<String>,
     /// Why it could not be watched, as last reported.
@@ -185,6 +188,7 @@ impl Apart {
             mapped: Vec::new(),
             inner: BTreeMap::new(),
             acts: Acts::none(),
+            awaited: None,
             unreadable: None,
             unwatched: None,
         }
@@ -202,6 +206,7 @@ impl Apart {
             mapped,
             inner,
             acts,
+            awaited,
             unreadable,
             unwatched,
         } = self;
@@ -215,6 +220,7 @@ impl Apart {
             && mapped.is_empty()
             && inner.is_empty()
             && acts.is_empty()
+            && awaited.is_none()
             && unreadable.is_none()
             && unwatched.is_none()
     }

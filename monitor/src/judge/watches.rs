@@ -197,6 +197,7 @@ impl Judge {
     /// The object is sealed no longer.
     pub(crate) fn forget(&mut self, ix: Ix) {
         self.schedule.cancel(ix);
+        self.tell_awaited(ix);
         let Some(mut unit) = self.units.remove(ix) else { return };
         if let Some(made_of) = &unit.apart().made_of {
             self.release_layers(ix, made_of);

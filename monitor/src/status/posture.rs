@@ -25,6 +25,8 @@ pub struct Facts {
     pub loss_unreconciled: u64,
     /// Objects are waiting to be verified (at start, after a loss, after a reload).
     pub reverification_pending: bool,
+    /// Volumes whose lawful publish waits for the baseline that approves it.
+    pub awaited_approvals: u64,
     /// Sealed objects that could not be read, so cannot be verified.
     pub unreadable_objects: u64,
     /// Sealed objects that could not be watched.
@@ -41,7 +43,7 @@ pub struct Facts {
 /// |---|---|
 /// | violated | `violations_open` `object_violated` |
 /// | blind | `no_live_sensor` |
-/// | uncertain | `journal_failing` `loss_unreconciled` `dead_hook_family` `no_baseline` `baseline_expired` `baseline_rejected` `reverification_pending` `object_unreadable` `object_unwatched` `writable_mapping` |
+/// | uncertain | `journal_failing` `loss_unreconciled` `dead_hook_family` `no_baseline` `baseline_expired` `baseline_rejected` `reverification_pending` `approval_awaited` `object_unreadable` `object_unwatched` `writable_mapping` |
 /// | as without | `trust_on_first_use` |
 #[must_use]
 pub fn posture(facts: &Facts) -> (Posture, Vec<String>) {
@@ -56,6 +58,7 @@ pub fn posture(facts: &Facts) -> (Posture, Vec<String>) {
         (facts.baseline_expired, Posture::Uncertain, "baseline_expired"),
         (facts.baseline_rejected, Posture::Uncertain, "baseline_rejected"),
         (facts.reverification_pending, Posture::Uncertain, "reverification_pending"),
+        (facts.awaited_approvals > 0, Posture::Uncertain, "approval_awaited"),
         (facts.unreadable_objects > 0, Posture::Uncertain, "object_unreadable"),
         (facts.unwatched_objects > 0, Posture::Uncertain, "object_unwatched"),
         (facts.writable_mappings > 0, Posture::Uncertain, "writable_mapping"),
@@ -100,6 +103,7 @@ mod tests {
         assert_eq!(answer(|f| f.baseline_expired = true), is(Uncertain, &["baseline_expired"]));
         assert_eq!(answer(|f| f.baseline_rejected = true), is(Uncertain, &["baseline_rejected"]));
         assert_eq!(answer(|f| f.reverification_pending = true), is(Uncertain, &["reverification_pending"]));
+        assert_eq!(answer(|f| f.awaited_approvals = 1), is(Uncertain, &["approval_awaited"]));
         assert_eq!(answer(|f| f.unreadable_objects = 1), is(Uncertain, &["object_unreadable"]));
         assert_eq!(answer(|f| f.unwatched_objects = 1), is(Uncertain, &["object_unwatched"]));
         assert_eq!(answer(|f| f.writable_mappings = 1), is(Uncertain, &["writable_mapping"]));

@@ -1,16 +1,20 @@
 //! What befalls a node all day, and is lawful.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use serde_json::Value;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::mesh::{CONSUL, ISTIO, KUMA, LINKERD, MESHES, Source};
 use super::node::{CNI_BIN, CNI_CONF, Node};
 use super::{Day, seal};
+use crate::agent::{PATIENCE, pause};
 
-/// Restarts of the agent in one day: each takes the kernel's verifier its time.
-const RESTARTS: usize = 2;
+/// Restarts of the agent in one day, by chance: each takes the kernel's verifier its time.
+const RESTARTS: usize = 1;
+/// Most volumes that are published before their baseline comes.
+const EARLY: usize = 3;
 /// Most pods beside those that are there all day.
 const EXTRA: usize = 6;
 /// Objects of the API that people change, and how a revision of them differs from the one before.
@@ -68,7 +72,7 @@ impl Day {
     /// One lawful act, by chance.
     pub(super) fn lawful(&mut self) -> Result<()> {
         loop {
-            let done = match self.chance.below(17) {
+            let done = match self.chance.below(18) {
                 0..4 => self.renews_a_token()?,
                 4..7 => self.publishes_what_is_pending()?,
                 7 => self.syncs_what_is_current()?,
@@ -78,7 +82,8 @@ impl Day {
                 11..13 => self.agent_renews_certificates()?,
                 13 => self.agent_writes_its_bootstrap()?,
                 14 => self.baseline_comes_first()?,
-                15 => self.meshseal_restarts()?,
+                15 => self.baseline_comes_last()?,
+                16 => self.meshseal_restarts()?,
                 _ => self.reads_everything()?,
             };
             if done {
@@ -242,30 +247,78 @@ impl Day {
         Ok(true)
     }
 
-    /// A new revision is in force, and what it approves comes later, for each pod at another time.
-    fn baseline_comes_first(&mut self) -> Result<bool> {
+    /// Somebody changes an object of which all pods have what is current: the volumes that are to be published.
+    fn an_object_changes(&mut self, act: &str) -> Result<Option<Vec<(usize, usize)>>> {
         let Some(name) = self.chance.pick(&CHANGEABLE).filter(|_| self.pending.is_empty()) else {
-            return Ok(false);
+            return Ok(None);
         };
         let is_it = |source| source == Source::ConfigMap(name.1);
         let all = self.node.pods.iter().flat_map(|pod| &pod.published);
         if all.into_iter().any(|volume| is_it(volume.source) && self.is_dirty(&volume.path)) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.begin_act("a baseline comes, and what it approves later");
+        self.begin_act(act);
         self.changed(name)?;
-        let of: Vec<(String, usize)> = self
-            .volumes(is_it)
-            .into_iter()
-            .map(|(pod, volume)| (self.node.pods[pod].uid.clone(), volume))
-            .collect();
+        Ok(Some(self.volumes(is_it)))
+    }
+
+    fn publish_later(&mut self, volumes: &[(usize, usize)]) {
+        let of = |&(pod, volume): &(usize, usize)| (self.node.pods[pod].uid.clone(), volume);
+        self.pending = volumes.iter().map(of).collect();
+    }
+
+    /// A new revision is in force, and what it approves comes later, for each pod at another time.
+    fn baseline_comes_first(&mut self) -> Result<bool> {
+        let Some(volumes) = self.an_object_changes("a baseline comes, and what it approves later")? else {
+            return Ok(false);
+        };
         self.approved()?;
-        self.pending = of;
+        self.publish_later(&volumes);
         Ok(true)
     }
 
+    /// Some pods get what is approved only then, to an agent that awaits it.
+    fn baseline_comes_last(&mut self) -> Result<bool> {
+        if !self.patient {
+            return Ok(false);
+        }
+        let act = "publishes come before the baseline that approves them";
+        let Some(mut volumes) = self.an_object_changes(act)? else { return Ok(false) };
+        let count = volumes.len().min(1 + self.chance.below(EARLY));
+        let early: Vec<_> =
+            (0..count).map(|_| volumes.swap_remove(self.chance.below(volumes.len()))).collect();
+        let mut paths = Vec::new();
+        for &(pod, volume) in &early {
+            self.node.sync(pod, volume)?;
+            paths.push(self.node.pods[pod].published[volume].path.clone());
+        }
+        self.awaited(&paths)?;
+        self.approved()?;
+        for path in &paths {
+            self.accepted("change.accepted", path)?;
+        }
+        self.publish_later(&volumes);
+        Ok(true)
+    }
+
+    /// Waits until the agent says that it awaits the baseline of what stands there.
+    fn awaited(&self, volumes: &[PathBuf]) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let is_awaited = |object: &Value| {
+            volumes.iter().any(|path| object["path"] == path.display().to_string().as_str())
+                && object["state"] == "unverified"
+        };
+        while self.agent.objects()?.iter().filter(|object| is_awaited(object)).count() < volumes.len() {
+            ensure!(Instant::now() < until, "not awaited: {volumes:?}");
+            pause(Duration::from_millis(20));
+        }
+        let (status, code) = self.agent.status()?;
+        ensure!(code == 3 && status["reasons"] == json!(["approval_awaited"]), "{status}");
+        Ok(())
+    }
+
     /// What one pod got already is approved only then: until it is, nobody approved it.
-    pub(super) fn baseline_comes_last(&mut self) -> Result<()> {
+    pub(super) fn baseline_comes_too_late(&mut self) -> Result<()> {
         while self.publish_one()? {}
         self.begin_act("a publish comes before the baseline that approves it");
         let name = ("web", "linkerd-config");
@@ -285,7 +338,7 @@ impl Day {
                 && record["object"]["path"] == path.as_str()
         })?;
         all.retain(|one| *one != (pod, volume));
-        self.pending = all.into_iter().map(|(pod, at)| (self.node.pods[pod].uid.clone(), at)).collect();
+        self.publish_later(&all);
         Ok(())
     }
 

@@ -114,6 +114,8 @@ struct Day {
     written: u64,
     /// Of the agent, so far.
     restarts: usize,
+    /// It awaits the baseline of what the kubelet publishes.
+    patient: bool,
     /// Somebody on the host.
     intruder: Process,
     started: Instant,
@@ -173,6 +175,7 @@ impl Day {
             dirty: Vec::new(),
             written: 0,
             restarts: 0,
+            patient: true,
             intruder,
             started,
         };
@@ -192,7 +195,14 @@ impl Day {
         let seen: Vec<&Value> = seen.collect();
         ensure!(seen.is_empty(), "violations where all was lawful: {}", told_of(seen));
         println!("note: {} lawful acts after {} s", self.act, self.started.elapsed().as_secs());
-        self.baseline_comes_last()?;
+        // From now on nothing is awaited.
+        seal::configure(&self.home, "0s")?;
+        self.patient = false;
+        self.agent.restart(&self.home)?;
+        for at in 0..self.node.pods.len() {
+            self.taken_up(at)?;
+        }
+        self.baseline_comes_too_late()?;
         let mut scenarios = tamper::all();
         self.chance.shuffle(&mut scenarios);
         for scenario in scenarios {

@@ -33,7 +33,12 @@ pub(super) fn prepare(home: &Home) -> Result<()> {
     fs::write(cluster_key(home), [7; 32])?;
     std::os::unix::fs::chown(cluster_key(home), Some(0), Some(0))?;
     fs::set_permissions(cluster_key(home), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    home.configure(&format!("  secretKey: {}\n", cluster_key(home).display()))
+    configure(home, "10m")
+}
+
+/// Its config, with how long it awaits the baseline of what the kubelet publishes.
+pub(super) fn configure(home: &Home, patience: &str) -> Result<()> {
+    home.configure(&format!("  secretKey: {}\n  awaitApproval: {patience}\n", cluster_key(home).display()))
 }
 
 fn offer(home: &Home, name: &str, revision: u64, seal: impl FnOnce(&mut Command)) -> Result<()> {
