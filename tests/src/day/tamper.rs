@@ -100,7 +100,10 @@ impl Day {
     fn victim(&mut self, mesh: usize, source: impl Fn(Source) -> bool) -> Result<(usize, usize)> {
         loop {
             let all = self.volumes(&source);
-            let all: Vec<_> = all.into_iter().filter(|(pod, _)| self.node.pods[*pod].mesh == mesh).collect();
+            // What was tampered with and healed stays one violation: another of its kind would be an update of that.
+            let calm = |one: &(usize, usize)| self.model.below(&self.path(*one)).is_empty();
+            let of_mesh = |(pod, _): &(usize, usize)| self.node.pods[*pod].mesh == mesh;
+            let all: Vec<_> = all.into_iter().filter(of_mesh).filter(calm).collect();
             match self.chance.pick(&all) {
                 Some(victim) => return Ok(victim),
                 // All of them may be waiting for a change.
