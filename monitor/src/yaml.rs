@@ -128,7 +128,7 @@ fn options() -> serde_saphyr::Options {
 }
 
 /// One sentence: what was found at which key, and what was expected.
-fn describe(error: &Error, path: &str, noun: &str) -> String {
+pub(crate) fn describe(error: &Error, path: &str, noun: &str) -> String {
     let (section, key) = match path.rsplit_once('.') {
         Some((section, key)) => (format!(" in {section}"), key),
         None => (String::new(), path),

@@ -145,8 +145,7 @@ fn yaml(text: &str) -> Result<Vec<Value>, String> {
     };
     serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|e| {
         let at = e.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
-        let text = e.without_snippet().to_string();
-        format!("YAML ({at}{})", text.lines().next().unwrap_or_default())
+        format!("YAML ({at}{})", crate::yaml::describe(&e, "", "manifest"))
     })
 }
 
@@ -207,5 +206,19 @@ impl<'de> Deserialize<'de> for Strict {
             }
         }
         d.deserialize_any(Each).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn what_is_wrong_is_said_to_who_wrote_the_manifest() {
+        let said = |text: &str| parse("m.yaml", text.as_bytes(), &mut Vec::new()).unwrap_err().to_string();
+        assert_eq!(
+            said("kind: X\nkind: Y\n"),
+            "bad manifest: m.yaml: YAML (line 2: key 'kind' is given twice, expected it once)"
+        );
     }
 }

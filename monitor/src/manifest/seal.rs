@@ -4,6 +4,7 @@
 //! container mounts by subPath is another one, since that mount stays on the inode it began with
 //! (`/volume-subpaths/<volume>/<container>/<index of the mount>`).
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::baseline::Error;
 use crate::baseline::object::{EntryKind, MountedAt, Publish, Writer};
 use crate::baseline::seal::SealedBytes;
 use crate::baseline::secret::SecretKey;
-use crate::baseline::statement::Unresolved;
+use crate::baseline::statement::{MAX_OBJECTS, Unresolved};
 use crate::baseline::wire::{Unique, WireEntry, WireIdentity, WireObject, WireType, WireWorkload};
 use crate::model::{Class, HostPath};
 use crate::profile::Profiles;
@@ -59,6 +60,7 @@ pub fn seal(manifests: &Manifests, options: &Options) -> Result<Sealed, Error> {
         manifests,
         options,
         objects: Vec::new(),
+        count: 0,
         unresolved: manifests.unknown().iter().cloned().collect(),
         mutable: BTreeSet::new(),
         absent: BTreeMap::new(),
@@ -103,6 +105,8 @@ struct Sealer<'s> {
     manifests: &'s Manifests,
     options: &'s Options,
     objects: Vec<WireObject>,
+    /// Objects, and files in them, up to now.
+    count: usize,
     unresolved: BTreeSet<Unresolved>,
     /// Objects of a mesh that may change.
     mutable: BTreeSet<String>,
@@ -158,7 +162,7 @@ impl Sealer<'_> {
                     self.list(place, "no container mounts it: the kubelet does not set it up".to_owned());
                 }
                 Gathered::Unknown(reason) => self.list(place, reason),
-                Gathered::Published(payload) => self.volume(&pod, &volume.name, &payload, &place),
+                Gathered::Published(payload) => self.volume(&pod, &volume.name, &payload, &place)?,
             }
         }
         if self.gets_token(template) {
@@ -166,7 +170,7 @@ impl Sealer<'_> {
             match gather_token_volume(self.manifests, template)? {
                 Gathered::Unknown(reason) => self.list(place, reason),
                 Gathered::Published(payload) => {
-                    self.volume(&pod, &format!("{TOKEN_VOLUME}*"), &payload, &place);
+                    self.volume(&pod, &format!("{TOKEN_VOLUME}*"), &payload, &place)?;
                 }
             }
         }
@@ -192,7 +196,20 @@ impl Sealer<'_> {
         wanted && !named && needed
     }
 
-    fn volume(&mut self, pod: &Pod<'_>, name: &str, payload: &Payload, place: &str) {
+    /// Counts what is to be sealed: few lines of a manifest can mean any number of files.
+    fn more(&mut self, count: usize, place: &str) -> Result<(), Error> {
+        self.count = self.count.saturating_add(count);
+        if self.count > MAX_OBJECTS {
+            return Err(Error::new(
+                "bad manifest",
+                place,
+                format!("at most {MAX_OBJECTS} files in all volumes"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, pod: &Pod<'_>, name: &str, payload: &Payload, place: &str) -> Result<(), Error> {
         for object in &payload.absent {
             self.absent.entry(object.clone()).or_default().insert(place.to_owned());
         }
@@ -200,6 +217,7 @@ impl Sealer<'_> {
             self.mutable.extend(payload.mutable.iter().cloned());
         }
         let laid = layout(payload, pod.fs_group);
+        self.more(laid.entries.len(), place)?;
         let mut files = BTreeMap::new();
         for (path, (owned, file)) in &laid.entries {
             let entry = self.entry(pod, *owned, *file, &format!("{place}: {path}"));
@@ -210,7 +228,7 @@ impl Sealer<'_> {
         object.files = Some(Unique(files));
         object.mounts = mounts(&pod.template.pod.spec, name);
         self.objects.push(object);
-        self.sub_paths(pod, name, payload, &laid, place);
+        self.sub_paths(pod, name, payload, &laid, place)
     }
 
     fn entry(&mut self, pod: &Pod<'_>, owned: Owned, file: Option<&File>, place: &str) -> WireEntry {
@@ -270,14 +288,22 @@ impl Sealer<'_> {
     }
 
     /// The parts of a volume that containers mount on their own.
-    fn sub_paths(&mut self, pod: &Pod<'_>, volume: &str, payload: &Payload, laid: &Layout<'_>, place: &str) {
+    fn sub_paths(
+        &mut self,
+        pod: &Pod<'_>,
+        volume: &str,
+        payload: &Payload,
+        laid: &Layout<'_>,
+        place: &str,
+    ) -> Result<(), Error> {
+        let mut parts = Vec::new();
         for container in containers(&pod.template.pod.spec) {
+            let known = LazyCell::new(|| environment(pod.template, container));
             for (mount, index) in container.volume_mounts.iter().zip(0_u32..) {
                 if mount.name != volume || !is_sub_path(mount) {
                     continue;
                 }
                 let place = format!("{place}: subPath in container {}", container.name);
-                let known = environment(pod.template, container);
                 let part = if mount.sub_path_expr.is_empty() {
                     Some(mount.sub_path.clone())
                 } else {
@@ -297,11 +323,21 @@ impl Sealer<'_> {
                 }
                 let at = format!("/volume-subpaths/{volume}/{}/{index}", container.name);
                 let seen = MountedAt { container: container.name.clone(), path: mount.mount_path.clone() };
-                if !self.part(pod, payload, laid, (&part, &at), &seen, &place) {
+                if !laid.entries.contains_key(&part) {
                     self.list(place, format!("nothing in the volume is called {part}"));
+                    continue;
                 }
+                // Counted before any of them is made.
+                let below = format!("{part}/");
+                let inside = laid.entries.keys().filter(|path| path.starts_with(&below)).count();
+                self.more(inside + 1, &place)?;
+                parts.push((part, at, seen, place));
             }
         }
+        for (part, at, seen, place) in parts {
+            self.part(pod, payload, laid, (&part, &at), &seen, &place);
+        }
+        Ok(())
     }
 
     /// A file of a volume, or a directory with all below, seen at a place of its own.
@@ -313,8 +349,8 @@ impl Sealer<'_> {
         (part, at): (&str, &str),
         seen: &MountedAt,
         place: &str,
-    ) -> bool {
-        let Some((owned, file)) = laid.entries.get(part) else { return false };
+    ) {
+        let Some((owned, file)) = laid.entries.get(part) else { return };
         let below = format!("{part}/");
         let children: Vec<_> =
             laid.entries.iter().filter_map(|(path, it)| Some((path.strip_prefix(&below)?, it))).collect();
@@ -339,7 +375,6 @@ impl Sealer<'_> {
             object.mounts = vec![MountedAt { container: seen.container.clone(), path }];
             self.objects.push(object);
         }
-        true
     }
 }
 
@@ -426,4 +461,33 @@ fn is_of_mesh(profiles: &Profiles, spec: &PodSpec, volume: &str) -> bool {
 fn is_label(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::document::Document;
+    use super::{Manifests, Options, seal};
+
+    #[test]
+    fn few_lines_that_mean_any_number_of_files_are_refused() {
+        let mounts: Vec<_> = (0..1_100)
+            .map(|at| json!({ "name": "v", "mountPath": format!("/v{at}"), "subPath": "d" }))
+            .collect();
+        let items: Vec<_> = (0..1_000).map(|at| json!({ "key": "a", "path": format!("d/{at}") })).collect();
+        let pod = json!({ "kind": "Pod", "metadata": { "name": "p" }, "spec": {
+            "automountServiceAccountToken": false,
+            "containers": [{ "name": "c", "volumeMounts": mounts }],
+            "volumes": [{ "name": "v", "configMap": { "name": "m", "items": items } }],
+        }});
+        let map = json!({ "kind": "ConfigMap", "metadata": { "name": "m" }, "data": { "a": "1" } });
+        let documents = [pod, map].map(|value| Document { place: "m.yaml#1".to_owned(), value });
+        let manifests = Manifests::of(documents.into(), "ns").unwrap();
+        let refused = seal(&manifests, &Options::default()).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "bad manifest: ns/Pod/p: volume v: subPath in container c: at most 1000000 files in all volumes"
+        );
+    }
 }
