@@ -10,6 +10,7 @@ mod cmd;
 mod coverage;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod interrupt;
 mod node;
 mod package;
@@ -43,6 +44,8 @@ enum Verb {
     Build(build::Args),
     /// Check and test everything: format, lints, licences, docs, unit tests, this machine, four kernels
     Test(test::Args),
+    /// Fuzz the parsers of what comes from outside, guided by coverage
+    Fuzz(fuzz::Args),
     /// Show the main job end to end: sealed, changed lawfully, tampered with; who did it, posture, proof
     Demo(demo::Args),
     /// Run the tamper corpus on each rung, and write what each tells into docs/coverage.md
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Ebpf => ebpf::run(),
         Verb::Build(args) => build::run(&args),
         Verb::Test(args) => test::main(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Coverage => coverage::run(),
         Verb::Bench(args) => bench::run(&args),

@@ -233,6 +233,12 @@ fn told(accepted: &AcceptedBaseline, file: &Path, (added, removed): (usize, usiz
     Draft::now(Severity::Low, RecordBody::BaselineAccepted(body))
 }
 
+/// What the fuzzers give to the reader of what was trusted on first use.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(accepted(bytes, Time(0)).is_ok());
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -644,3 +644,6 @@ fn make_private(dir: &Path) -> Result<(), StartError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(io)
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::first_use::fuzz as fuzz_first_use;

@@ -163,6 +163,14 @@ pub fn source_kind(plugin: &str) -> Option<&'static str> {
     })
 }
 
+/// What the fuzzers give to the readers of paths.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let (path, kubelet_root) = (HostPath::new(bytes), HostPath::from("/var/lib/kubelet"));
+    crate::fuzz::used((volume_path(&path, &kubelet_root), target_of(&path, &kubelet_root)));
+    crate::fuzz::used(parse_log_dir(&String::from_utf8_lossy(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::{PodNames, parse_log_dir};

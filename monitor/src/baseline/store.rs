@@ -639,3 +639,12 @@ fn in_scope(baseline: &Baseline, policy: &Policy) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// What the fuzzers give to the reader of the ledger.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(
+        serde_json::from_slice::<Ledger>(bytes)
+            .map(|ledger| (ledger.knows("0"), ledger.step("n", u64::MAX, "0"), ledger.step("n", 0, "0"))),
+    );
+}

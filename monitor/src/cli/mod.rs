@@ -194,6 +194,24 @@ fn format_wanted(arguments: &[OsString]) -> Format {
     if pair || one { Format::Json } else { Format::Text }
 }
 
+/// What the fuzzers give to the readers of an agent's answers: whatever names are in them, what a person sees is text.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let hidden = |c: char| {
+        (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let now = crate::model::Time(1_800_000_000_000_000_000);
+    let shown = [
+        serde_json::from_slice(bytes).ok().map(|report| status::fuzz(&report, now)),
+        serde_json::from_slice(bytes).ok().map(|objects| objects::fuzz(objects, now)),
+        serde_json::from_slice(bytes).ok().map(pods::fuzz),
+        serde_json::from_slice(bytes).ok().map(|story| violations::fuzz(&story)),
+    ];
+    for text in shown.into_iter().flatten() {
+        assert!(!text.contains(hidden), "{text:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;

@@ -53,3 +53,9 @@ fn render(mut objects: Vec<ObjectEntry>, now: Time) -> String {
         .collect();
     output::table(&["STATE", "CLASS", "TYPE", "BASELINE", "VERIFIED", "PATH"], &rows)
 }
+
+/// What the fuzzers look at.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(objects: Vec<ObjectEntry>, now: Time) -> String {
+    render(objects, now)
+}

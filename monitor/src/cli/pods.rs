@@ -54,3 +54,9 @@ fn render(mut pods: Vec<KubernetesPod>) -> String {
         .collect();
     output::table(&["NAMESPACE", "NAME", "ACCOUNT", "OWNER", "KNOWN BY", "UID"], &rows)
 }
+
+/// What the fuzzers look at.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(pods: Vec<KubernetesPod>) -> String {
+    render(pods)
+}

@@ -147,3 +147,9 @@ fn render(report: &StatusReport, now: Time) -> String {
     }
     out
 }
+
+/// What the fuzzers look at.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(report: &StatusReport, now: Time) -> String {
+    render(report, now)
+}

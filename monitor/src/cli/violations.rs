@@ -255,3 +255,9 @@ pub(super) fn told(record: &Record) -> String {
     );
     output::one_line(&text)
 }
+
+/// What the fuzzers look at.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(story: &ViolationStory) -> String {
+    format!("{}{}", render_list(std::slice::from_ref(&story.entry)), render_story(story))
+}

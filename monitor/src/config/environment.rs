@@ -88,7 +88,8 @@ fn percent_decode(text: &str) -> Option<String> {
     let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while let Some(&byte) = bytes.get(at) {
         if byte == b'%' {
-            let digits = std::str::from_utf8(bytes.get(at + 1..at + 3)?).ok()?;
+            let digits = bytes.get(at + 1..at + 3).filter(|two| two.iter().all(u8::is_ascii_hexdigit))?;
+            let digits = std::str::from_utf8(digits).ok()?;
             out.push(u8::from_str_radix(digits, 16).ok()?);
             at += 3;
         } else {
@@ -97,6 +98,20 @@ fn percent_decode(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(out).ok()
+}
+
+/// What the fuzzers give to the reader of the standard variables: a line each, `NAME=value`.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(text: &str) {
+    let variables = |name: &str| {
+        let wanted = name.strip_prefix("OTEL_EXPORTER_OTLP_")?;
+        text.lines()
+            .find_map(|line| line.split_once('=').filter(|(name, _)| *name == wanted))
+            .map(|(_, v)| v.to_owned())
+    };
+    if let Err(error) = endpoints(&variables) {
+        assert!(!error.to_string().contains('\n'), "{error}");
+    }
 }
 
 #[cfg(test)]

@@ -324,5 +324,12 @@ impl From<ProfileError> for ConfigError {
     }
 }
 
+/// What the fuzzers give to the readers of variables, sizes, rates and durations.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_variables(text: &str) {
+    environment::fuzz(text);
+    crate::fuzz::used((units::bytes(text), units::rate(text), units::duration(text)));
+}
+
 #[cfg(test)]
 mod tests;

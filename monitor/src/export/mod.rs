@@ -303,3 +303,6 @@ impl Exporter {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use state::fuzz as fuzz_cursor;

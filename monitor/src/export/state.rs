@@ -107,6 +107,13 @@ impl Store {
     }
 }
 
+/// What the fuzzers give to the readers of cursors and endpoints.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(serde_json::from_slice::<Cursor>(bytes).is_ok());
+    crate::fuzz::used(redacted(&String::from_utf8_lossy(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::redacted;

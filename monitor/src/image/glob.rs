@@ -34,13 +34,29 @@ impl Glob {
     }
 }
 
+/// As [`component`] goes through bytes: on a mismatch the last `**` takes one component more. To try all of them for each
+/// `**` took as long as there are ways to spread the path over them.
 fn components(pattern: &[&[u8]], path: &[&[u8]]) -> bool {
-    match (pattern.split_first(), path.split_first()) {
-        (None, None) => true,
-        (Some((&b"**", rest)), _) => (0..=path.len()).any(|skip| components(rest, &path[skip..])),
-        (Some((first, rest)), Some((name, names))) => component(first, name) && components(rest, names),
-        _ => false,
+    let (mut p, mut n, mut stars) = (0, 0, None);
+    while n < path.len() {
+        match pattern.get(p) {
+            Some(&b"**") => {
+                stars = Some((p, n));
+                p += 1;
+            }
+            Some(part) if component(part, path[n]) => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((at, taken)) = stars else { return false };
+                stars = Some((at, taken + 1));
+                p = at + 1;
+                n = taken + 1;
+            }
+        }
     }
+    pattern[p..].iter().all(|rest| rest == b"**")
 }
 
 /// The usual two-finger walk: on a mismatch the last `*` takes one byte more.

@@ -94,6 +94,12 @@ fn mapping(line: &str) -> Option<(&str, bool, u64)> {
     (ino != 0).then_some((range, mode.contains('x'), ino))
 }
 
+/// What the fuzzers give to the reader of `maps`.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(text: &str) {
+    text.lines().for_each(|line| crate::fuzz::used(mapping(line)));
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;

@@ -142,6 +142,16 @@ pub fn written_out(reference: &str) -> String {
     }
 }
 
+/// What the fuzzers give to the readers of a bundle's configuration, and of image references.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(container("1", &HostPath::from("/run/b/1"), bytes));
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let whole = written_out(text);
+        assert_eq!(written_out(&whole), whole, "what is written out stays as it is");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{NodeContainer, container, written_out};

@@ -202,6 +202,12 @@ fn shared_mapping(line: &[u8]) -> Option<(&str, bool)> {
     (mode.get(3) == Some(&b's') && inode != "0").then(|| (range, mode.get(1) == Some(&b'w')))
 }
 
+/// What the fuzzers give to the reader of `maps`.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    bytes.split(|byte| *byte == b'\n').for_each(|line| crate::fuzz::used(shared_mapping(line)));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{File, OpenOptions};

@@ -57,6 +57,12 @@ fn described(fdinfo: &str) -> Option<InodeKey> {
     })
 }
 
+/// What the fuzzers give to the reader of `fdinfo`.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(text: &str) {
+    crate::fuzz::used(described(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::{at, described, of, watched};

@@ -108,6 +108,21 @@ fn parted(list: &[u8]) -> Vec<Vec<u8>> {
     parts
 }
 
+/// What the fuzzers give to the reader of an overlay's options: a `mountinfo` text, of whose first mounts all is asked.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for id in [1, 70, 71, 72] {
+        let Some(layers) = Layers::of_mount(bytes, id) else { continue };
+        assert!(layers.lower.len() <= LAYERS_MAX, "more layers than the kernel takes");
+        let inside = layers.point.join(b"bin/x");
+        if let Some((upper, lower)) = layers.places(&inside) {
+            for place in upper.iter().chain(&lower).take(8) {
+                crate::fuzz::used(layers.seen(place));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Layers, parted};

@@ -283,7 +283,10 @@ fn namespace(root: &Root, pod: &HostPath, volumes: &BTreeSet<Vec<u8>>) -> Option
 /// The host name at the end of the hosts file the kubelet makes (`ensureHostsFile`): a pod's name, or its first 63
 /// characters. With the node's network the file is the node's, and says nothing.
 fn hosts(root: &Root, pod: &HostPath) -> Option<String> {
-    let text = String::from_utf8(root.read(&pod.join(b"etc-hosts"), FILE_MAX).ok()?).ok()?;
+    host_name(&String::from_utf8(root.read(&pod.join(b"etc-hosts"), FILE_MAX).ok()?).ok()?)
+}
+
+fn host_name(text: &str) -> Option<String> {
     if !text.starts_with("# Kubernetes-managed hosts file.") {
         return None;
     }
@@ -293,4 +296,11 @@ fn hosts(root: &Root, pod: &HostPath) -> Option<String> {
     let address: std::net::IpAddr = words.next()?.parse().ok()?;
     let name = words.last()?;
     (!address.is_loopback() && !address.is_unspecified()).then(|| name.to_owned())
+}
+
+/// What the fuzzers give to the readers of tokens and hosts files.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(parse_claims(bytes));
+    crate::fuzz::used(host_name(&String::from_utf8_lossy(bytes)));
 }

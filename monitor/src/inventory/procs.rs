@@ -279,6 +279,10 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     crate::fuzz::used(parse_status(bytes));
     crate::fuzz::used(parse_cgroup(bytes));
     crate::fuzz::used(base_name(bytes));
+    super::handles::fuzz(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    super::code_hash::fuzz(&text);
+    super::inodes::fuzz(&text);
 }
 
 #[cfg(test)]

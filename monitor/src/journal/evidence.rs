@@ -202,3 +202,42 @@ fn check_all(evidence: &Evidence, key: Option<&str>, checked: &mut Checked) -> R
     }
     if evidence.records.is_empty() { Err("there are no records".to_owned()) } else { Ok(()) }
 }
+
+/// What the fuzzers give to the reader of bundles.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(is_bundle(bytes));
+    if let Ok(evidence) = serde_json::from_slice::<Evidence>(bytes) {
+        let (by_itself, by_key) = (check(&evidence, None), check(&evidence, Some(&evidence.key)));
+        assert_eq!(by_itself.sound, by_key.sound, "its own key is one of its keys");
+    }
+}
+
+/// A sound bundle of one record, and of one after a change of the key.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let (origin, uid) = ("meshseal/n/x", "01J00000000000000000000000");
+    let (node_key, rotation) = keys::fuzz_key(origin);
+    let payload = format!(
+        r#"{{"seq":1,"time":"2026-01-01T00:00:00Z","node":"n","severity":"high","uid":"{uid}","coverage":"full","kind":"violation.opened","violation":"content","operation":"write","sensor":"lsm","count":1,"object":{{"id":"x","path":"/x","class":"sealed","baseline":null,"revision":null}},"first_time":"2026-01-01T00:00:00Z","last_time":"2026-01-01T00:00:00Z","fingerprint":"f","action":"observed","expected":{{}},"actual":{{}},"actor":null,"target":null,"attack":[]}}"#
+    );
+    let root = tlog::record_hash(payload.as_bytes());
+    let checkpoint = checkpoint::sign(&node_key, origin, 1, root, &checkpoint::Extra::default());
+    let key = keys::parse_public(&node_key.vkey(), origin)
+        .and_then(|key| keys::public_text(origin, &key).map_err(|e| e.to_string()));
+    let mut evidence = Evidence {
+        format: FORMAT.to_owned(),
+        violation: uid.to_owned(),
+        origin: origin.to_owned(),
+        key: key.unwrap_or_default(),
+        rotations: Vec::new(),
+        checkpoint: checkpoint.unwrap_or_default(),
+        omitted: 0,
+        records: vec![Proven { seq: 1, payload, hashes: Vec::new() }],
+    };
+    assert!(check(&evidence, None).sound, "{:?}", check(&evidence, None).findings);
+    let one = serde_json::to_vec(&evidence).unwrap_or_default();
+    evidence.rotations.push(rotation);
+    assert!(check(&evidence, None).sound, "{:?}", check(&evidence, None).findings);
+    vec![one, serde_json::to_vec(&evidence).unwrap_or_default()]
+}

@@ -132,7 +132,7 @@ fn key_id(origin: &str, key: &VerifyingKey) -> u32 {
     signed_note::key_id(origin, &[&[1], key.as_bytes().as_slice()].concat())
 }
 
-fn public_text(origin: &str, key: &VerifyingKey) -> Result<String, JournalError> {
+pub(super) fn public_text(origin: &str, key: &VerifyingKey) -> Result<String, JournalError> {
     let pem = key.to_public_key_pem(LineEnding::LF).map_err(|e| broken(PUB, e))?;
     Ok(format!("{}\n{pem}", signed_note::new_ed25519_verifier_key(origin, key)))
 }
@@ -349,6 +349,31 @@ pub(super) fn undo_unfinished_rotation(dir: &Path, key: &NodeKey) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// A key that is always the same, and a note by which it follows on another.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz_key(origin: &str) -> (NodeKey, String) {
+    let key = |seed: u8| NodeKey { origin: origin.to_owned(), key: SigningKey::from_bytes(&[seed; 32]) };
+    let (old, new) = (key(7), key(8));
+    let rotation = Rotation { old: old.key.verifying_key(), new: new.key.verifying_key(), tree_size: 0 };
+    let note = Note::new(rotation.text(origin, 1).as_bytes(), &[]).and_then(|mut note| {
+        note.add_sigs(&[&old, &new])?;
+        Ok(String::from_utf8_lossy(&note.to_bytes()).into_owned())
+    });
+    (new, note.unwrap_or_default())
+}
+
+/// What the fuzzers give to the readers of keys and rotations.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn fuzz(bytes: &[u8], origin: &str) {
+    let text = String::from_utf8_lossy(bytes);
+    crate::fuzz::used(parse_public(&text, origin));
+    crate::fuzz::used(Rotation::open(bytes, origin, 1).is_ok());
+    let (key, _) = fuzz_key(origin);
+    if let Ok(public) = public_text(origin, &key.key.verifying_key()) {
+        crate::fuzz::used(KeyChain::from_parts(&public, &[text.into_owned()], origin));
+    }
 }
 
 #[cfg(test)]

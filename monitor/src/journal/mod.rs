@@ -305,14 +305,109 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz_checkpoint(bytes: &[u8]) {
     let origin = "meshseal/n/x";
-    let text = String::from_utf8_lossy(bytes);
-    crate::fuzz::used(keys::parse_public(&text, origin));
-    let key = keys::NodeKey::generate(origin);
+    keys::fuzz(bytes, origin);
+    let (key, _) = keys::fuzz_key(origin);
     if let Ok(public) = keys::parse_public(&key.vkey(), origin) {
         let chain = keys::KeyChain::single(origin, public);
         crate::fuzz::used(checkpoint::open(bytes, origin, &chain));
         crate::fuzz::used(checkpoint::open_external(bytes, origin, &chain));
     }
+}
+
+/// A signed checkpoint with every line that there is, a key rotation, and a public key.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_checkpoint_seeds() -> Vec<Vec<u8>> {
+    let origin = "meshseal/n/x";
+    let (key, rotation) = keys::fuzz_key(origin);
+    let kept = checkpoint::Kept { first: 3, records: 2, digest: "ab".repeat(32) };
+    let extra = checkpoint::Extra { evicted: Some((9, 12)), kept: vec![kept], clean_stop: true };
+    let root = tlog_tiles::tlog::record_hash(b"x");
+    let note = checkpoint::sign(&key, origin, 12, root, &extra).unwrap_or_default();
+    vec![note.into_bytes(), rotation.into_bytes(), key.vkey().into_bytes()]
+}
+
+/// Frames of two records.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for (seq, payload) in [(1, &b"{}"[..]), (2, b"{\"seq\":2}")] {
+        crate::fuzz::used(frame::encode(&mut frames, seq, payload));
+    }
+    let head = frame::SegmentHead {
+        kind: frame::SegmentKind::Log,
+        journal: 1,
+        first: 1,
+        prev_first: 0,
+        prev_len: 0,
+    };
+    vec![frames, head.encode().to_vec()]
+}
+
+/// Names of a journal's files, as the fuzzers number them.
+#[cfg(any(test, feature = "fuzz"))]
+const FUZZED: [&str; 8] = [
+    files::META,
+    files::TREE,
+    files::CHECKPOINT,
+    files::KEY,
+    files::PUB,
+    "keys/00000001.note",
+    "log-00000000000000000001.seg",
+    "kept-00000000000000000001.seg",
+];
+
+/// What the fuzzers give to the readers of a whole journal: files, each after its number and its length (two bytes).
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_files(mut bytes: &[u8]) {
+    let dir = std::env::temp_dir().join(format!("meshseal-fuzz-{}", ulid::Ulid::generate()));
+    if std::fs::create_dir_all(dir.join(files::KEYS)).is_err() {
+        return;
+    }
+    while let [number, low, high, rest @ ..] = bytes {
+        let (content, next) = rest.split_at(rest.len().min(u16::from_le_bytes([*low, *high]).into()));
+        if let Some(name) = FUZZED.get(usize::from(*number)) {
+            crate::fuzz::used(std::fs::write(dir.join(name), content));
+        }
+        bytes = next;
+    }
+    crate::fuzz::used(verify(&dir, Against::default()).is_ok());
+    if let Ok(mut reader) = Reader::open(&dir) {
+        crate::fuzz::used((reader.read_from(1, 16, 1 << 20).is_ok(), reader.inclusion_proof(1).is_ok()));
+    }
+    // Taken up as an agent does, it is sound, or refused.
+    let options = Options { set_aside_tampered: false, ..Options::new("n") };
+    if let Ok((log, _)) = recover::open(&dir, &options) {
+        drop(log);
+        let findings = verify(&dir, Against::default()).map(|report| report.findings);
+        crate::fuzz::used(findings);
+    }
+    crate::fuzz::used(std::fs::remove_dir_all(&dir));
+}
+
+/// A journal of three records and its final checkpoint, as its files.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_files_seeds() -> Vec<Vec<u8>> {
+    use crate::model::{RecordBody, Severity};
+
+    let dir = std::env::temp_dir().join(format!("meshseal-fuzz-{}", ulid::Ulid::generate()));
+    let draft = || Draft::now(Severity::Info, RecordBody::Breakglass { statement: "s".to_owned() });
+    let written = async {
+        let (journal, _) = Journal::open(&dir, Options::new("n"))?;
+        journal.handle().append(vec![draft(), draft(), draft()]).await?;
+        journal.shutdown().await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let written = runtime.map(|runtime| runtime.block_on(written));
+    assert!(matches!(written, Ok(Ok(()))), "{written:?}");
+    let mut seed = Vec::new();
+    for (name, number) in FUZZED.iter().zip(0_u8..) {
+        let Ok(content) = std::fs::read(dir.join(name)) else { continue };
+        seed.push(number);
+        seed.extend(u16::try_from(content.len()).unwrap_or(u16::MAX).to_le_bytes());
+        seed.extend(content);
+    }
+    crate::fuzz::used(std::fs::remove_dir_all(&dir));
+    vec![seed]
 }
 
 /// A file without a name, in memory.

@@ -30,7 +30,7 @@ impl Clock {
     }
 
     /// One that adds this many nanoseconds.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) const fn with_offset(offset: i64) -> Self {
         Self { offset }
     }

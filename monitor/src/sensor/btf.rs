@@ -345,42 +345,44 @@ fn string(strings: &[u8], at: u32) -> &[u8] {
     rest.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
+/// `struct a { u32 x; union { u64 y; }; const struct a *next; u32 flag:1; }` and `void bpf_lsm_f(a *p, u32 n)`.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn sample() -> Vec<u8> {
+    let strings = b"\0u32\0a\0x\0y\0next\0flag\0bpf_lsm_f\0p\0n\0u64\0";
+    let name = |text: &str| {
+        let needle = [b"\0".as_slice(), text.as_bytes(), b"\0"].concat();
+        let at = strings.windows(needle.len()).position(|at| at == needle);
+        at.and_then(|at| u32::try_from(at + 1).ok()).unwrap_or(0)
+    };
+    let info = |kind: u32, vlen: u32, flag: u32| kind << 24 | vlen | flag << 31;
+    #[rustfmt::skip]
+    let types: Vec<u32> = vec![
+        name("u32"), info(KIND_INT, 0, 0), 4, 32,                     // 1
+        name("u64"), info(KIND_INT, 0, 0), 8, 64,                     // 2
+        0, info(KIND_UNION, 1, 0), 8, name("y"), 2, 0,                // 3
+        name("a"), info(KIND_STRUCT, 4, 1), 32,                       // 4
+            name("x"), 1, 0,  0, 3, 64,  name("next"), 5, 128,  name("flag"), 1, 1 << 24 | 192,
+        0, info(KIND_PTR, 0, 0), 6,                                   // 5
+        0, info(KIND_CONST, 0, 0), 4,                                 // 6
+        0, info(KIND_FUNC_PROTO, 2, 0), 0, name("p"), 5, name("n"), 1, // 7
+        name("bpf_lsm_f"), info(KIND_FUNC, 0, 0), 7,                  // 8
+    ];
+    let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let mut out = MAGIC.to_ne_bytes().to_vec();
+    out.extend([1, 0]);
+    for word in [24, 0, types.len(), types.len(), strings.len()] {
+        out.extend(u32::try_from(word).unwrap_or(0).to_ne_bytes());
+    }
+    out.extend(types);
+    out.extend(strings);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// `struct a { u32 x; union { u64 y; }; const struct a *next; u32 flag:1; }` and `void bpf_lsm_f(a *p, u32 n)`.
-    fn sample() -> Vec<u8> {
-        let strings = b"\0u32\0a\0x\0y\0next\0flag\0bpf_lsm_f\0p\0n\0u64\0";
-        let name = |text: &str| {
-            let needle = [b"\0".as_slice(), text.as_bytes(), b"\0"].concat();
-            u32::try_from(strings.windows(needle.len()).position(|at| at == needle).unwrap() + 1).unwrap()
-        };
-        let info = |kind: u32, vlen: u32, flag: u32| kind << 24 | vlen | flag << 31;
-        #[rustfmt::skip]
-        let types: Vec<u32> = vec![
-            name("u32"), info(KIND_INT, 0, 0), 4, 32,                     // 1
-            name("u64"), info(KIND_INT, 0, 0), 8, 64,                     // 2
-            0, info(KIND_UNION, 1, 0), 8, name("y"), 2, 0,                // 3
-            name("a"), info(KIND_STRUCT, 4, 1), 32,                       // 4
-                name("x"), 1, 0,  0, 3, 64,  name("next"), 5, 128,  name("flag"), 1, 1 << 24 | 192,
-            0, info(KIND_PTR, 0, 0), 6,                                   // 5
-            0, info(KIND_CONST, 0, 0), 4,                                 // 6
-            0, info(KIND_FUNC_PROTO, 2, 0), 0, name("p"), 5, name("n"), 1, // 7
-            name("bpf_lsm_f"), info(KIND_FUNC, 0, 0), 7,                  // 8
-        ];
-        let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut out = MAGIC.to_ne_bytes().to_vec();
-        out.extend([1, 0]);
-        for word in [24, 0, types.len(), types.len(), strings.len()] {
-            out.extend(u32::try_from(word).unwrap().to_ne_bytes());
-        }
-        out.extend(types);
-        out.extend(strings);
-        out
-    }
 
     #[test]
     fn finds_members_and_arguments() {

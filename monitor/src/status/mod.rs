@@ -4,6 +4,8 @@
 
 pub mod client;
 mod feed;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod metrics;
 mod model;
 mod page;

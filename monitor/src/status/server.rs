@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -82,7 +83,11 @@ fn peer(stream: &UnixStream) -> Option<Peer> {
     Some(Peer { uid: peer.uid(), pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0) })
 }
 
-async fn connection(stream: UnixStream, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = TowerToHyperService::new(router);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -100,4 +105,28 @@ async fn connection(stream: UnixStream, router: Router, stop: CancellationToken)
     if let Err(error) = ended {
         tracing::debug!("status socket: connection ended: {error}");
     }
+}
+
+/// Gives the bytes to a connection of a peer that says no more, and stops the server once that is answered; the answer.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) async fn answer_to(server: Server, bytes: &[u8]) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let (mut ours, theirs) = tokio::io::duplex(1 << 17);
+    let stop = server.stop.clone();
+    let router = routes::router(server).layer(Extension(Peer { uid: 0, pid: 0 }));
+    let asked = async {
+        let mut answer = Vec::new();
+        // It may hang up on us before all was said.
+        drop(ours.write_all(bytes).await);
+        drop(ours.shutdown().await);
+        // A follower is told more as long as the server runs.
+        let follows = tokio::time::timeout(Duration::from_millis(3), ours.read_to_end(&mut answer));
+        if follows.await.is_err() {
+            stop.cancel();
+            drop(ours.read_to_end(&mut answer).await);
+        }
+        answer
+    };
+    tokio::join!(connection(theirs, router, stop.clone()), asked).1
 }

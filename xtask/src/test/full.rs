@@ -2,20 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{Tally, checks};
 use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
+use crate::ebpf;
+use crate::fuzz::{Programs, Sanitizer};
 use crate::setup::{self, Need};
-use crate::{ebpf, workspace};
 
 const COSIGN: &str = "3.1.3";
 const SECURESYSTEMSLIB: &str = "1.6.0";
 /// Brings the schema of SARIF 2.1.0 along.
 const JEST_SARIF: &str = "1.0.0-beta.0";
-const CARGO_FUZZ: &str = "0.13.1";
 /// Seconds for each parser.
 const FUZZ_SECONDS: u32 = 120;
 
@@ -106,75 +106,29 @@ fn executable(path: &Path) -> Result<()> {
 
 /// Every parser for long: guided by coverage where rustup's nightly and cargo-fuzz can be had, else by changed seeds.
 pub(super) fn fuzz() -> Result<Tally> {
-    match cargo_fuzz() {
-        Ok(bin) => guided(&bin),
+    let programs = match Programs::build(Sanitizer::None, &[]) {
+        Ok(programs) => programs,
         Err(error) => {
             say!("no coverage-guided fuzzing: {error:#}");
             let objects = ebpf::build()?;
             let mut cargo = build::static_cargo(Profile::Lane, "test", &objects);
             cargo.env("MESHSEAL_FUZZ_SECONDS", FUZZ_SECONDS.to_string());
             cargo.args(["--package", "monitor", "--lib", "fuzz::"]);
-            Ok(Tally { note: "without coverage: no nightly".into(), ..checks::libtest(&mut cargo)? })
+            let note = format!("not guided by coverage: {error:#}");
+            return Ok(Tally { note, ..checks::libtest(&mut cargo)? });
         }
-    }
-}
-
-/// The directory with `cargo-fuzz` in it.
-fn cargo_fuzz() -> Result<PathBuf> {
-    let nightly = cmd::output(cmd::clean("rustc").env("RUSTUP_TOOLCHAIN", "nightly").arg("-vV"));
-    nightly.context("rustup has no nightly toolchain")?;
-    let dir = Cache::open()?.entry("cargo-fuzz", CARGO_FUZZ, |dir| {
-        say!("building cargo-fuzz {CARGO_FUZZ}, once");
-        let mut cargo = cmd::clean("cargo");
-        cargo
-            .env_remove("CARGO_TARGET_DIR")
-            .current_dir("/")
-            .args(["install", "--quiet", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root"])
-            .arg(dir);
-        cmd::run(&mut cargo)
-    })?;
-    Ok(dir.join("bin"))
-}
-
-fn guided(bin: &Path) -> Result<Tally> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path)))?;
-    let dir = workspace::root().join("fuzz");
-    let cargo = |args: &[&str]| {
-        let mut cargo = cmd::clean("cargo");
-        cargo.env("PATH", &path).env("RUSTUP_TOOLCHAIN", "nightly").current_dir(&dir).arg("fuzz").args(args);
-        cargo
     };
-    let names = cmd::output(&mut cargo(&["list"]))?;
-    let mut seeds = cmd::cargo();
-    seeds.args([
-        "run",
-        "--quiet",
-        "--package",
-        "monitor",
-        "--features",
-        "fuzz",
-        "--example",
-        "fuzz_seeds",
-        "--",
-    ]);
-    cmd::run(seeds.arg(dir.join("corpus")))?;
-    let limits = [format!("-max_total_time={FUZZ_SECONDS}"), "-timeout=10".into(), "-max_len=65536".into()];
+    let (outcomes, mut log) = programs.fuzz(FUZZ_SECONDS)?;
     let mut tally = Tally::default();
-    for name in names.lines().map(str::trim).filter(|name| !name.is_empty()) {
-        say!("fuzzing {name} for {FUZZ_SECONDS} s");
-        let mut run = cargo(&["run", name, "--"]);
-        let out = run.args(&limits).output().context("cannot start cargo fuzz")?;
-        tally.log.push_str(&format!("== {name}\n{}", cmd::tail(&String::from_utf8_lossy(&out.stderr), 40)));
-        if out.status.success() {
-            tally.passed += 1;
-        } else {
-            tally.failed += 1;
-            tally.log.push_str(&format!("\nFAIL fuzz {name}: the input lies in fuzz/artifacts/{name}\n"));
+    for outcome in outcomes {
+        log.push_str(&format!("{}\n", outcome.line()));
+        match outcome.fault {
+            None => tally.passed += 1,
+            Some(fault) => {
+                tally.failed += 1;
+                log.push_str(&format!("FAIL fuzz {}: {fault}\n", outcome.name));
+            }
         }
     }
-    if tally.passed + tally.failed == 0 {
-        bail!("cargo fuzz lists no target");
-    }
-    Ok(tally)
+    Ok(Tally { log, ..tally })
 }

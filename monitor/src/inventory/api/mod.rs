@@ -10,7 +10,7 @@ mod backoff;
 mod fault;
 mod known;
 mod kubeconfig;
-mod remembered;
+pub(crate) mod remembered;
 mod sync;
 mod transport;
 mod wire;

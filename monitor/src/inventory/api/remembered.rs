@@ -60,6 +60,12 @@ impl Remembered {
     }
 }
 
+/// What the fuzzers give to the reader of the file.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(serde_json::from_slice::<Kept>(bytes).is_ok());
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

@@ -41,20 +41,32 @@ pub(super) struct Event<'a> {
 #[error("fanotify event: {0}")]
 pub(super) struct Malformed(&'static str);
 
-/// Takes all events of a buffer. Stops at the first that is malformed.
-pub(super) fn events(mut buffer: &[u8], mut each: impl FnMut(Event<'_>)) -> Result<(), Malformed> {
+/// What takes over a descriptor that stands in an event.
+type Adopt = fn(i32) -> Option<OwnedFd>;
+
+/// Takes all events of a buffer that the kernel has filled. Stops at the first that is malformed.
+pub(super) fn events(buffer: &[u8], each: impl FnMut(Event<'_>)) -> Result<(), Malformed> {
+    events_by(buffer, sys::adopt_pidfd, each)
+}
+
+/// The same, with another way to take over descriptors: a number that no kernel gave belongs to somebody else.
+pub(super) fn events_by(
+    mut buffer: &[u8],
+    adopt: Adopt,
+    mut each: impl FnMut(Event<'_>),
+) -> Result<(), Malformed> {
     while !buffer.is_empty() {
         let length = u32_at(buffer, 0).and_then(|length| usize::try_from(length).ok());
         let whole =
             length.filter(|length| *length >= METADATA).and_then(|length| buffer.split_at_checked(length));
         let Some((event, rest)) = whole else { return Err(Malformed("length")) };
-        each(parse(event)?);
+        each(parse(event, adopt)?);
         buffer = rest;
     }
     Ok(())
 }
 
-fn parse(event: &[u8]) -> Result<Event<'_>, Malformed> {
+fn parse(event: &[u8], adopt: Adopt) -> Result<Event<'_>, Malformed> {
     if event.get(4) != Some(&libc::FANOTIFY_METADATA_VERSION) {
         return Err(Malformed("version"));
     }
@@ -79,7 +91,7 @@ fn parse(event: &[u8]) -> Result<Event<'_>, Malformed> {
                 let fd = u32_at(body, 0).ok_or(Malformed("pidfd"))?.cast_signed();
                 parsed.pidfd = match fd {
                     libc::FAN_NOPIDFD => Pidfd::Gone,
-                    fd => sys::adopt_pidfd(fd).map_or(Pidfd::Unsupported, Pidfd::Open),
+                    fd => adopt(fd).map_or(Pidfd::Unsupported, Pidfd::Open),
                 };
             }
             _ => {}

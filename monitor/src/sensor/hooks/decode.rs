@@ -210,6 +210,42 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let clock = Clock::with_offset(0);
     crate::fuzz::used(decode(bytes, clock, Rung::Lsm));
     crate::fuzz::used(pod::<RawActor>(bytes).map(|raw| actor(&raw, clock)));
+    crate::fuzz::used(call_end(bytes));
+    crate::fuzz::used(cmdline::render(bytes, true));
+}
+
+/// A record of each kind, with names, a command line and a path.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    fn put(into: &mut [u8], text: &[u8]) -> u32 {
+        into.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        u32::try_from(text.len()).unwrap_or(u32::MAX)
+    }
+    fn bytes<T: aya::Pod>(value: &T) -> Vec<u8> {
+        // SAFETY: `Pod` has no padding, and the slice lives as long as the value.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }.to_vec()
+    }
+    // SAFETY: every bit pattern is a value.
+    let mut rename: RenameEvent = unsafe { std::mem::zeroed() };
+    rename.event.to_path_len = put(&mut rename.to_path, b"new\0dir\0etc\0");
+    let event = &mut rename.event;
+    (event.kind, event.hook, event.op) = (KIND_RENAME, HookId::InodeRename as u32, Op::Rename as u32);
+    (event.time, event.slot, event.child_slot, event.to_slot, event.replaced_slot) = (5, 3, 4, 3, 9);
+    (event.ino, event.dev) = (7, 8);
+    event.path_len = put(&mut event.path, b"old\0dir\0etc\0");
+    let actor = &mut event.actor;
+    (actor.pid, actor.tgid, actor.ppid, actor.uid, actor.start_boottime) = (1, 1, 1, 0, 9);
+    put(&mut actor.comm, b"sh");
+    actor.exe_len = put(&mut actor.exe, b"sh\0bin\0");
+    actor.argv_len = put(&mut actor.argv, b"sh\0-c\0--token=x https://u:p@h\0");
+    actor.cgroup_len = put(&mut actor.cgroup, b"pod1\0kubepods\0");
+    let mut write = rename.event;
+    (write.kind, write.hook, write.op) = (KIND_EVENT, HookId::FilePermission as u32, Op::Write as u32);
+    let mut named = write;
+    (named.hook, named.op, named.flags) = (HookId::SbMount as u32, Op::Mount as u32, EVENT_PATH_AS_NAMED);
+    named.path_len = put(&mut named.path, b"/etc/dir\0");
+    let end = CallEnd { kind: KIND_CALL_END, pid: 3, failed: 1, reserved: 0 };
+    vec![bytes(&rename), bytes(&write), bytes(&named), bytes(&end), bytes(&write.actor)]
 }
 
 #[cfg(test)]

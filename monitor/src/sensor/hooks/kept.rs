@@ -191,15 +191,10 @@ impl Keeper {
         };
         let mut text = Vec::new();
         let read = file.take(NOTE_MAX).read_to_end(&mut text);
-        let note: Note = read
+        let note = read
             .map_err(|error| error.to_string())
-            .and_then(|_| serde_json::from_slice(&text).map_err(|error| error.to_string()))
+            .and_then(|_| parse_note(&text))
             .map_err(|error| format!("{}: {error}", path.display()))?;
-        let plain = note.generation.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            && note.links.keys().chain(note.maps.keys()).all(|name| is_plain(name));
-        if !plain || note.generation.is_empty() {
-            return Err(format!("{}: a name in it is none", path.display()));
-        }
         // Pins do not outlive the kernel they are in.
         Ok((note.boot_id == self.boot_id).then_some(note))
     }
@@ -337,6 +332,17 @@ impl Keeper {
     }
 }
 
+/// A note whose names can be joined to a path.
+fn parse_note(text: &[u8]) -> Result<Note, String> {
+    let note: Note = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let plain = note.generation.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && note.links.keys().chain(note.maps.keys()).all(|name| is_plain(name));
+    if !plain || note.generation.is_empty() {
+        return Err("a name in it is none".to_owned());
+    }
+    Ok(note)
+}
+
 impl Kept {
     /// Whether the kernel still has the link that keeps a program attached; true where it does not tell.
     pub(super) fn is_linked(&self, name: &str) -> bool {
@@ -455,4 +461,13 @@ fn records() -> [usize; 2] {
 
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// What the fuzzers give to the readers of notes and lists of slots.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::used(parse_note(bytes));
+    for line in bytes.lines().map_while(Result::ok) {
+        crate::fuzz::used(serde_json::from_str::<Place>(&line).is_ok());
+    }
 }

@@ -8,7 +8,7 @@ mod canary;
 mod cmdline;
 pub(crate) mod decode;
 mod ends;
-mod kept;
+pub(crate) mod kept;
 mod load;
 pub(crate) mod objects;
 mod pinned;

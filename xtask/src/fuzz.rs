@@ -1,0 +1,263 @@
+//! `cargo xtask fuzz`: every parser of what comes from outside, guided by coverage.
+//!
+//! The parsers and their seeds are in `monitor/src/fuzz`; cargo-fuzz (kept in the cache) and rustup's nightly build a libFuzzer program
+//! of each. What a run has found to reach further is kept in `target/fuzz/corpus`, and the next run goes on from there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::TARGET;
+use crate::cache::Cache;
+use crate::cmd::{self, say};
+use crate::setup::{self, Need};
+use crate::workspace;
+
+const CARGO_FUZZ: &str = "0.13.1";
+/// libFuzzer itself is C++.
+const NEEDS: &[Need] = &[Need { what: "c++", package: "g++" }];
+/// Longest input, in bytes.
+const LENGTH: u32 = 1 << 16;
+/// Seconds that one input may take, and MiB that a program may have.
+const LIMITS: [&str; 2] = ["-timeout=10", "-rss_limit_mb=1024"];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which; all of them without a name
+    names: Vec<String>,
+    /// Seconds for each
+    #[arg(long, default_value_t = 30)]
+    seconds: u32,
+    /// What watches memory; the parsers are Rust, and but for a few lines safe
+    #[arg(long, value_enum, default_value_t = Sanitizer::None)]
+    sanitizer: Sanitizer,
+    /// Give this one input to the parser named, and no more
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+}
+
+/// What watches memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sanitizer {
+    None,
+    Address,
+}
+
+impl Sanitizer {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// What became of one parser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    /// Inputs given to it.
+    executions: u64,
+    /// Edges that they reached.
+    coverage: u64,
+    /// Seconds that the slowest input took.
+    slowest: u64,
+    /// How it ended, if not well.
+    pub(crate) fault: Option<String>,
+}
+
+impl Outcome {
+    /// Takes apart what libFuzzer says.
+    fn of(name: &str, said: &str, well: bool) -> Self {
+        let last = |mark: &str| {
+            let after = said.rsplit_once(mark)?.1.trim_start();
+            after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        };
+        let input = said.rsplit_once("Test unit written to ").and_then(|(_, rest)| rest.lines().next());
+        let why = said.lines().find(|line| line.contains("panicked at") || line.contains("ERROR: "));
+        let fault = (!well).then(|| match input {
+            Some(file) => format!(
+                "{}; the input: {file}; once more: cargo xtask fuzz {name} --input {file}",
+                why.map_or("it died", str::trim)
+            ),
+            None => format!("it died: {}", cmd::tail(said, 3).replace('\n', " | ")),
+        });
+        Self {
+            name: name.to_owned(),
+            executions: last("stat::number_of_executed_units:").unwrap_or(0),
+            coverage: last(" cov: ").unwrap_or(0),
+            slowest: last("stat::slowest_unit_time_sec:").unwrap_or(0),
+            fault,
+        }
+    }
+
+    /// One line of it.
+    pub(crate) fn line(&self) -> String {
+        let Self { name, executions, coverage, slowest, fault } = self;
+        let slow = if *slowest > 0 { format!(", an input took {slowest} s") } else { String::new() };
+        let fault = fault.as_ref().map_or_else(String::new, |fault| format!(", FAILED: {fault}"));
+        format!("{name:<14} {executions:>10} inputs, {coverage:>6} edges{slow}{fault}")
+    }
+}
+
+/// The verb.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let programs = Programs::build(args.sanitizer, &args.names)?;
+    if let Some(input) = &args.input {
+        let [name] = args.names.as_slice() else { bail!("--input FILE goes with the name of one parser") };
+        let status = programs.command(name).arg(input).status().context("cannot start the fuzzer")?;
+        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let (outcomes, log) = programs.fuzz(args.seconds)?;
+    let failed = outcomes.iter().filter(|outcome| outcome.fault.is_some()).count();
+    if failed > 0 {
+        eprintln!("{log}");
+    }
+    for outcome in &outcomes {
+        println!("{}", outcome.line());
+    }
+    println!("{} parsers, {failed} failed", outcomes.len());
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The fuzzers, built.
+pub(crate) struct Programs {
+    names: Vec<String>,
+    dir: PathBuf,
+}
+
+impl Programs {
+    /// Builds those of these names, or all. An error if nightly or cargo-fuzz cannot be had, or there is no such name.
+    pub(crate) fn build(sanitizer: Sanitizer, names: &[String]) -> Result<Self> {
+        let bin = tools()?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
+        let cargo = |verb: &str| {
+            let mut cargo = cmd::clean("cargo");
+            cargo.env("PATH", &path).env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO_TARGET_DIR");
+            cargo.current_dir(workspace::root().join("fuzz")).args(["fuzz", verb]);
+            cargo
+        };
+        let all = cmd::output(&mut cargo("list"))?;
+        let all: Vec<String> =
+            all.lines().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+        if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
+            bail!("{unknown} is no parser: expected one of {}", all.join(", "));
+        }
+        let target = place("build").join(sanitizer.word());
+        say!("building the fuzzers (nightly, sanitizer {}); the first time takes minutes", sanitizer.word());
+        let mut build = cargo("build");
+        build.args(["--sanitizer", sanitizer.word(), "--target-dir"]).arg(&target);
+        if let [one] = names {
+            build.arg(one);
+        }
+        cmd::run(&mut build).context("the fuzzers do not build")?;
+        let names = if names.is_empty() { all } else { names.to_vec() };
+        Ok(Self { names, dir: target.join(TARGET).join("release") })
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.dir.join(name));
+        command.args(LIMITS).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs each for that long, as many at a time as there are processors; what became of them, and all that they said.
+    pub(crate) fn fuzz(&self, seconds: u32) -> Result<(Vec<Outcome>, String)> {
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        say!("fuzzing {} parsers for {seconds} s each, {at_once} at a time", self.names.len());
+        let (next, done) = (AtomicUsize::new(0), Mutex::new((Vec::new(), String::new())));
+        let worker = || -> Result<()> {
+            while let Some(name) = self.names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let out = self.one(name, seconds)?;
+                let said = String::from_utf8_lossy(&out.stderr);
+                let outcome = Outcome::of(name, &said, out.status.success());
+                say!("{}", outcome.line());
+                let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                done.1.push_str(&format!("== {name}\n{}\n", cmd::tail(&said, 60)));
+                done.0.push(outcome);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(worker)).collect();
+            let ended = workers.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended
+                .map(|ended| ended.unwrap_or_else(|_| bail!("a worker panicked")))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let (mut outcomes, log) = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outcomes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((outcomes, log))
+    }
+
+    fn one(&self, name: &str, seconds: u32) -> Result<Output> {
+        let (corpus, artifacts, scratch) =
+            (place("corpus").join(name), place("artifacts").join(name), place("tmp").join(name));
+        // What a killed run left.
+        drop(std::fs::remove_dir_all(&scratch));
+        for dir in [&corpus, &artifacts, &scratch] {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let mut command = self.command(name);
+        // It puts its seeds there before it looks.
+        command.env("MESHSEAL_FUZZ_SEEDS", &corpus).env("TMPDIR", &scratch);
+        command.arg(&corpus).arg(format!("-artifact_prefix={}/", artifacts.display()));
+        command.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LENGTH}"));
+        command.args(["-print_final_stats=1", "-use_value_profile=1"]);
+        command.output().with_context(|| format!("cannot start the fuzzer {name}"))
+    }
+}
+
+fn place(what: &str) -> PathBuf {
+    workspace::target().join("fuzz").join(what)
+}
+
+/// The directory with `cargo-fuzz` in it; an error if it or rustup's nightly cannot be had.
+fn tools() -> Result<PathBuf> {
+    let nightly = cmd::output(cmd::clean("rustc").env("RUSTUP_TOOLCHAIN", "nightly").arg("-vV"));
+    nightly
+        .context("no nightly compiler: `rustup toolchain install nightly --profile minimal` provides it")?;
+    setup::packages(NEEDS)?;
+    let dir = Cache::open()?.entry("cargo-fuzz", CARGO_FUZZ, install)?;
+    Ok(dir.join("bin"))
+}
+
+fn install(dir: &Path) -> Result<()> {
+    say!("building cargo-fuzz {CARGO_FUZZ}, once");
+    let mut cargo = cmd::clean("cargo");
+    cargo
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir("/")
+        .args(["install", "--quiet", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root"])
+        .arg(dir);
+    cmd::run(&mut cargo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    #[test]
+    fn what_libfuzzer_says_is_understood() {
+        let said = "#2\tINITED cov: 51 ft: 52 corp: 1/1b\n#9999\tDONE   cov: 1234 ft: 9 corp: 3/9b\nDone 9999 runs\n\
+            stat::number_of_executed_units: 9999\nstat::slowest_unit_time_sec:    0\n";
+        let well = Outcome { name: "dsse".into(), executions: 9999, coverage: 1234, slowest: 0, fault: None };
+        assert_eq!(Outcome::of("dsse", said, true), well);
+        let said = "#2\tINITED cov: 51 ft: 52\n\nthread '<unnamed>' panicked at monitor/src/x.rs:1:2:\nwhy\n\
+            artifact_prefix='/a/'; Test unit written to /a/crash-1\nBase64: AA==\nstat::number_of_executed_units: 7\n";
+        let fault = "thread '<unnamed>' panicked at monitor/src/x.rs:1:2:; the input: /a/crash-1; \
+            once more: cargo xtask fuzz dsse --input /a/crash-1";
+        let died = Outcome {
+            name: "dsse".into(),
+            executions: 7,
+            coverage: 51,
+            slowest: 0,
+            fault: Some(fault.to_owned()),
+        };
+        assert_eq!(Outcome::of("dsse", said, false), died);
+    }
+}
