@@ -71,6 +71,8 @@ layout! {
     task_real_parent = Member("task_struct.real_parent", 8);
     task_tgid = Member("task_struct.tgid", 4);
     task_pid = Member("task_struct.pid", 4);
+    task_flags = Member("task_struct.flags", 4);
+    task_comm = Member("task_struct.comm", 0);
     task_start_boottime = Member("task_struct.start_boottime|task_struct.real_start_time", 8);
     task_real_cred = Member("task_struct.real_cred", 8);
     task_mm = Member("task_struct.mm", 8);

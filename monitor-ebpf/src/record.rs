@@ -219,6 +219,8 @@ pub const ACTOR_ARGV_UNREADABLE: u32 = 4;
 pub const ACTOR_CGROUP_TRUNCATED: u32 = 8;
 /// `Actor::flags`: a kernel thread (no address space).
 pub const ACTOR_KTHREAD: u32 = 16;
+/// `Actor::flags`: a thread by which the kernel carries out what its process submitted; it has the process's name here.
+pub const ACTOR_IO_WORKER: u32 = 64;
 /// `Actor::flags`: being filled at this moment.
 pub const ACTOR_INCOMPLETE: u32 = 32;
 

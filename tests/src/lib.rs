@@ -19,6 +19,7 @@
 
 mod agent;
 mod atomic;
+pub mod audit;
 mod corpus;
 mod day;
 mod delivery;

@@ -6,14 +6,16 @@ use aya_ebpf::helpers::generated::{
 };
 use monitor_ebpf::limits;
 use monitor_ebpf::record::{
-    ACTOR_ARGV_TRUNCATED, ACTOR_ARGV_UNREADABLE, ACTOR_CGROUP_TRUNCATED, ACTOR_EXE_TRUNCATED, ACTOR_KTHREAD,
-    Actor,
+    ACTOR_ARGV_TRUNCATED, ACTOR_ARGV_UNREADABLE, ACTOR_CGROUP_TRUNCATED, ACTOR_EXE_TRUNCATED,
+    ACTOR_IO_WORKER, ACTOR_KTHREAD, Actor,
 };
 
 use super::{Ptr, known, layout, masked, read, read_ptr, walk};
 
 /// All of the room but a byte, so that a mask of bits bounds it.
 const ARGV: i32 = limits::ARGV as i32 - 1;
+/// include/linux/sched.h.
+const PF_IO_WORKER: u32 = 0x10;
 
 /// Fills `actor` from the current task.
 ///
@@ -44,6 +46,15 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
         (*actor).exe_len = 0;
         (*actor).argv_len = 0;
         (*actor).cgroup_len = 0;
+    }
+
+    // The kernel calls it by a name of its own (`iou-wrk-4711`), which says nothing of who it works for.
+    let told = known(layout!(task_flags)) && known(layout!(task_comm)) && known(layout!(task_group_leader));
+    if told && read::<u32>(task, layout!(task_flags), 0) & PF_IO_WORKER != 0 {
+        let leader = read_ptr(task, layout!(task_group_leader));
+        // SAFETY: the caller's word.
+        unsafe { (*actor).comm = read(leader, layout!(task_comm), (*actor).comm) };
+        flags |= ACTOR_IO_WORKER;
     }
 
     let mm = read_ptr(task, layout!(task_mm));

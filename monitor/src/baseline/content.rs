@@ -50,6 +50,10 @@ pub(super) fn hash(
     size: u64,
     context: &Context,
 ) -> Result<Option<FoundContent>, ObserveError> {
+    if context.from_disk {
+        // Pages that are mapped or not written yet stay, and are what counts. Where the advice is not taken, nothing is lost.
+        let _taken = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    }
     let mut buffer = vec![0_u8; usize::try_from(size).unwrap_or(CHUNK).clamp(1, CHUNK - 1) + 1];
     let (mut sha256, mut mac) = (Sha256::new(), context.secret_key.as_deref().and_then(SecretKey::mac));
     let mut seen: u64 = 0;

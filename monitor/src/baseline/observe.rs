@@ -142,6 +142,8 @@ pub struct Context {
     pub volume: Option<bool>,
     /// In which forms content is to be read.
     pub forms: Vec<Form>,
+    /// What the page cache holds of it does not count: an exchange of extents leaves the old bytes there.
+    pub from_disk: bool,
 }
 
 impl Context {
@@ -164,7 +166,7 @@ impl Context {
             _ => {}
         }
         let volume = Some(matches!(sealed.seal, Seal::Volume { .. }));
-        Self { secret_key: self.secret_key.clone(), volume, forms }
+        Self { secret_key: self.secret_key.clone(), volume, forms, from_disk: self.from_disk }
     }
 }
 

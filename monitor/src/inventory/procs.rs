@@ -184,6 +184,7 @@ impl Proc {
             comm: after.comm,
             exe,
             exe_sha256: None,
+            is_io_worker: false,
             exe_inode,
             cmdline,
             start_time: Some(Clock::now().wall(start_boottime)),

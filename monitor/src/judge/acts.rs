@@ -174,6 +174,16 @@ impl Acts {
         }
     }
 
+    /// There are some, and all of them only opened it.
+    pub(crate) fn are_opens(&self) -> bool {
+        !self.acts.is_empty() && self.acts.iter().all(|act| act.operation == Operation::Open)
+    }
+
+    /// Some that were judged before, once more.
+    pub(crate) fn again(acts: Vec<Act>) -> Self {
+        Self { since: Some(Instant::now()), acts, more: 0 }
+    }
+
     /// The acts, in order of first appearance.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Act> {
         self.acts.iter()

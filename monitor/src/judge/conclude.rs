@@ -38,6 +38,8 @@ const WAITS_FOR_EFFECT: u8 = 2;
 /// When an object is looked at once more after what was told of it may have come to pass only later: whoever acts may be kept waiting
 /// between the hook and the act, by a busy processor or a slow disk.
 const LATE_EFFECT: Duration = Duration::from_secs(2);
+/// Most acts on one object that are kept for what may come of them later.
+const LATELY: usize = 4;
 /// Looks after which a file that changes all the time is told as unverified.
 const NEVER_RESTS: u8 = 40;
 /// How long an object that cannot be read is left alone.
@@ -57,6 +59,7 @@ impl Judge {
             self.schedule.set(ix, Instant::now());
             return;
         }
+        let acts = self.explained(ix, &look, acts);
         let Some(unit) = self.units.get(ix) else { return };
         let (lawful, unlawful) = self.split(unit, &acts);
         if look.found.is_none() && unit.standing == Standing::Retired {
@@ -92,6 +95,7 @@ impl Judge {
         let superseded = look.as_before && !unit.is_other(look.content);
         let was_superseded = unit.standing == Standing::Superseded;
         let changed = unit.is_other(look.content);
+        let resealed = unit.apart().resealed;
         let object = unit.object_ref();
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
         findings.retain_mut(|finding| !self.book.explains(finding));
@@ -104,9 +108,11 @@ impl Judge {
             return self.await_approval(ix, acts, findings, until);
         }
         findings.extend(self.awaited_in_vain(ix, &findings, look.differences.is_empty()));
-        if findings.is_empty() && changed && (was_superseded || !lawful.is_empty()) {
-            self.accepted(ix, &look, &lawful, was_superseded);
+        if findings.is_empty() && changed && !superseded && (was_superseded || resealed || !lawful.is_empty())
+        {
+            self.accepted(ix, &look, &lawful, was_superseded || resealed);
         }
+        let lately = lately(&acts, &verdict.attempts, job.closed);
         for act in verdict.attempts {
             self.attempt(&object, &act);
         }
@@ -119,6 +125,7 @@ impl Judge {
         }
         self.put_right(ix, &findings, &look);
         self.remember(ix, look, standing, superseded);
+        self.keep(ix, lately, job.closed);
         if late {
             self.schedule.at_latest(ix, Instant::now() + LATE_EFFECT);
         }
@@ -314,6 +321,11 @@ impl Judge {
     ) -> Option<Duration> {
         let seen = unit.seen().copied()?;
         if verdict.findings.is_empty() {
+            // As a new baseline seals it already: whoever published it is about to be told of.
+            let published = unit.apart().resealed && unit.is_other(look.content) && !look.as_before;
+            if published && lawful.is_empty() && unlawful.is_empty() && unit.waited < WAITS_FOR_ACTS {
+                return Some(WAIT_FOR_ACTS);
+            }
             let coming = verdict.attempts.iter().any(may_still_come);
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
         }
@@ -504,6 +516,7 @@ impl Judge {
         let keep = unit.is_volume() || unit.object().rule.class == Class::Rotated;
         let apart = unit.apart_mut();
         apart.unreadable = None;
+        apart.resealed &= superseded;
         apart.members = look.found.as_ref().map(members).unwrap_or_default();
         apart.found = look.found.filter(|_| keep).map(Box::new);
         if intact {
@@ -530,6 +543,31 @@ impl Judge {
         self.not_expected(ix);
         let reconciled = self.losses.verified(ix);
         self.out.extend(reconciled);
+    }
+
+    /// The acts that explain a look: where none came since the last one, and the content is other all the same, those that may come to pass
+    /// long after they were told of.
+    fn explained(&mut self, ix: Ix, look: &Look, acts: Acts) -> Acts {
+        let Some(unit) = self.units.get_mut(ix) else { return acts };
+        if !acts.is_empty() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
+            return acts;
+        }
+        Acts::again(std::mem::take(&mut unit.apart_mut().lately))
+    }
+
+    /// Acts that may explain a later look.
+    fn keep(&mut self, ix: Ix, lately: Vec<Act>, closed: bool) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        if lately.is_empty() && unit.apart().lately.is_empty() {
+            return;
+        }
+        let apart = unit.apart_mut();
+        if lately.is_empty() {
+            apart.lately.retain(|act| act.operation == Operation::Open && !closed);
+        } else {
+            apart.lately = lately;
+        }
+        unit.tidy();
     }
 
     fn retire(&mut self, ix: Ix, why: &str) {
@@ -561,6 +599,16 @@ impl Judge {
         }
         self.settled(ix);
     }
+}
+
+/// Of acts just judged, those that may come to pass yet: whoever has it open may write by ways that pass no hook, until it is `closed`; and
+/// what was told as an attempt may have been kept waiting.
+fn lately(acts: &Acts, attempts: &[Act], closed: bool) -> Vec<Act> {
+    let opened = |act: &Act| act.operation == Operation::Open && !closed;
+    let hooked = |act: &Act| matches!(act.sensor, Rung::Lsm | Rung::Fentry) && !act.denied;
+    let opens = acts.iter().filter(|act| opened(act) && hooked(act));
+    let waiting = attempts.iter().filter(|act| act.operation != Operation::Open && may_still_come(act));
+    opens.chain(waiting).take(LATELY).cloned().collect()
 }
 
 /// Hooks come before the act, and its process may be preempted in between: what moved nothing yet may do so soon. An

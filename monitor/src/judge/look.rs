@@ -21,6 +21,10 @@ pub(crate) struct Job {
     pub(crate) last: Option<Box<Found>>,
     /// Whether to look who holds it.
     pub(crate) ask: Ask,
+    /// A writer of whom nothing but the open was told closed it since the last look.
+    pub(crate) closed: bool,
+    /// It was open for writing, and nothing tells what was done: see [`Context::from_disk`].
+    pub(crate) from_disk: bool,
 }
 
 /// What was seen.
@@ -38,7 +42,8 @@ pub(crate) struct Look {
 
 /// Looks.
 pub(crate) fn look(root: &Root, context: &Context, job: &Job) -> Result<Look, ObserveError> {
-    let (found, differences) = check(root, &job.object, context, job.last.as_deref())?;
+    let context = Context { from_disk: job.from_disk, ..context.clone() };
+    let (found, differences) = check(root, &job.object, &context, job.last.as_deref())?;
     let as_before = match (&job.before, &found) {
         (Some(before), Some(found)) if !differences.is_empty() => {
             before.seal.kind() == job.object.seal.kind() && compare(before, found).is_empty()

@@ -88,6 +88,16 @@ impl Judge {
         }
     }
 
+    /// A writer of whom nothing but the open was told is done.
+    pub(crate) fn closed(&mut self, slot: Slot) {
+        for ix in self.units_of(slot) {
+            if let Some(unit) = self.units.get_mut(ix) {
+                unit.apart_mut().closed = true;
+                self.schedule.at_latest(ix, std::time::Instant::now() + super::schedule::SETTLE);
+            }
+        }
+    }
+
     fn mark(&mut self, ix: Ix) {
         if let Some(unit) = self.units.get_mut(ix) {
             unit.dirty = true;

@@ -466,6 +466,7 @@ impl Judge {
                 self.earlier(&observation, path, to);
             }
             SensorEvent::Dirty { slot, events } => self.dirty(slot, events),
+            SensorEvent::Closed { slot } => self.closed(slot),
             SensorEvent::Lost { at, lost, reason, slots, time } => self.lost(at, lost, &reason, slots, time),
             SensorEvent::Health(health) => self.health_changed(health),
         }
@@ -513,8 +514,14 @@ impl Judge {
         let before = apart.before.as_ref().filter(|(_, until)| *until > Instant::now());
         let before = before.map(|(seal, _)| seal.clone());
         let ask = held::ask(unit, &acts);
+        let closed = unit.apart().closed;
+        if closed {
+            unit.apart_mut().closed = false;
+        }
+        let from_disk = closed || acts.are_opens();
+        let apart = unit.apart();
         let (object, last) = (unit.sealed(), apart.found.clone());
-        let job = Job { ix, object, before, last, ask };
+        let job = Job { ix, object, before, last, ask, closed, from_disk };
         self.in_flight.insert(ix, acts);
         let (root, context) = (self.options.root.clone(), self.options.context.clone());
         let handles = Arc::clone(&self.handles);
@@ -580,6 +587,9 @@ impl Judge {
                         unit.apart_mut().before = before;
                     }
                     unit.dirty |= anew || other;
+                    if other && unit.seen().is_some() {
+                        unit.apart_mut().resealed = true;
+                    }
                     unit.seal(sealed);
                 }
                 None => self.forget(ix),

@@ -325,6 +325,7 @@ fn actor(comm: &str) -> Actor {
         comm: comm.to_owned(),
         exe: None,
         exe_sha256: None,
+        is_io_worker: false,
         exe_inode: None,
         cmdline: String::new(),
         start_time: Some(Time(1_700_000_000_000_000_000)),

@@ -164,6 +164,12 @@ pub(crate) struct Apart {
     /// Slots inside it: of a volume's members, of names that do not belong into a directory.
     pub(super) inner: BTreeMap<Incarnation, Slot>,
     pub(crate) acts: Acts,
+    /// Acts that were told of, and may come to pass yet: whoever had it open, or was kept waiting.
+    pub(super) lately: Vec<Act>,
+    /// A writer of whom nothing but the open was told closed it since the last look.
+    pub(super) closed: bool,
+    /// It is sealed otherwise than at the last look.
+    pub(super) resealed: bool,
     /// What was published, and waits for its baseline.
     pub(super) awaited: Option<Box<Awaited>>,
     /// Why it could not be verified, as last reported.
@@ -188,6 +194,9 @@ impl Apart {
             mapped: Vec::new(),
             inner: BTreeMap::new(),
             acts: Acts::none(),
+            lately: Vec::new(),
+            closed: false,
+            resealed: false,
             awaited: None,
             unreadable: None,
             unwatched: None,
@@ -206,6 +215,9 @@ impl Apart {
             mapped,
             inner,
             acts,
+            lately,
+            closed,
+            resealed,
             awaited,
             unreadable,
             unwatched,
@@ -220,6 +232,9 @@ impl Apart {
             && mapped.is_empty()
             && inner.is_empty()
             && acts.is_empty()
+            && lately.is_empty()
+            && !closed
+            && !resealed
             && awaited.is_none()
             && unreadable.is_none()
             && unwatched.is_none()

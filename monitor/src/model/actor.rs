@@ -20,6 +20,9 @@ pub struct Actor {
     /// Hex SHA-256 of the executable, where it was hashed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exe_sha256: Option<String>,
+    /// Whether it is a thread by which the kernel carries out what the process submitted to an io_uring; not part of the record.
+    #[serde(skip)]
+    pub is_io_worker: bool,
     /// The executable's inode, for judging; not part of the record.
     #[serde(skip)]
     pub exe_inode: Option<InodeKey>,
@@ -70,12 +73,9 @@ impl Actor {
     #[must_use]
     pub fn is_io_worker(&self) -> bool {
         const KTHREADD: u32 = 2;
-        let named = |names: &[&str]| names.iter().any(|name| self.comm.starts_with(name));
-        if self.pid == self.tgid {
-            self.ppid == KTHREADD && named(&["io_wqe_worker", "io_wq_manager", "io_uring-sq"])
-        } else {
-            named(&["iou-wrk-", "iou-sqp-"])
-        }
+        const NAMES: [&str; 3] = ["io_wqe_worker", "io_wq_manager", "io_uring-sq"];
+        let own = self.pid == self.tgid && self.ppid == KTHREADD;
+        self.is_io_worker || own && NAMES.iter().any(|name| self.comm.starts_with(name))
     }
 
     /// Whether this I/O worker may act for `submitter`: it is its thread, or borrows its memory.

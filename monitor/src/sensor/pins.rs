@@ -20,6 +20,8 @@ const LIMIT: &str = "/proc/sys/fs/inotify/max_user_watches";
 pub(crate) enum Witness {
     /// Something was done to the inode of this slot.
     Touched(Slot),
+    /// It was open for writing, and was closed.
+    Closed(Slot),
     /// The kernel dropped events.
     Overflow,
 }
@@ -124,11 +126,13 @@ impl Pins {
                 out.push(Witness::Overflow);
                 continue;
             }
+            let closed = flags.contains(ReadFlags::CLOSE_WRITE);
+            let witness = if closed { Witness::Closed } else { Witness::Touched };
             if let Some(slot) = self.slots.get(&wd)
                 && event.file_name().is_none()
-                && !out.contains(&Witness::Touched(*slot))
+                && !out.contains(&witness(*slot))
             {
-                out.push(Witness::Touched(*slot));
+                out.push(witness(*slot));
             }
             if flags.contains(ReadFlags::IGNORED) {
                 let _ = self.slots.remove(&wd);
@@ -175,7 +179,7 @@ mod tests {
         pins.add(file.as_fd(), Slot(7), false).unwrap();
         assert_eq!(pins.read(), []);
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"b").unwrap();
-        assert_eq!(pins.read(), [Witness::Touched(Slot(7))]);
+        assert_eq!(pins.read(), [Witness::Closed(Slot(7))]);
         drop(file);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(pins.read(), [Witness::Touched(Slot(7))]);

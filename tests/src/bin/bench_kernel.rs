@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use meshseal_tests::audit::Audit;
 use monitor::model::{HostPath, Slot, WatchKind};
 use monitor::sensor::Sensor as _;
 use monitor::sensor::hooks::{self, HookRung, HookSensor, Options, Pinned};
@@ -28,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 const ACTS: u32 = 2_000;
 /// Rounds that count, after one that does not: the median is told.
 const ROUNDS: usize = 5;
+/// Objects that are watched in the end.
+const MANY: u32 = 100_000;
+/// Of these in one directory.
+const IN_ONE: u32 = 1_000;
 /// A guest that has just booted does things of its own. It is taken to have settled once this many rounds in a row differ by
 /// less than a hundredth.
 const CALM: usize = 4;
@@ -53,20 +58,27 @@ fn main() -> Result<()> {
     lab.settle()?;
     let off_tagged = lab.round(&|| lab.write_tagged())?;
     let mut on = Watching::start(elsewhere.path())?;
-    on.tag(&lab.tagged)?;
+    on.tag(&lab.tagged, 0)?;
     let held = lab.acts()?;
     let on_tagged = lab.round(&|| lab.write_tagged())?;
+    for object in 1..MANY {
+        on.tag(&lab.another(object)?, object)?;
+    }
+    let (crowd, crowd_tagged) = (lab.acts()?, lab.round(&|| lab.write_tagged())?);
     on.stop(&runtime)?;
     lab.settle()?;
     let inotify_elsewhere = beside(&inotify(&lab.tagged)?, &lab, read_inotify)?;
     let inotify = beside(&inotify(dir.path())?, &lab, read_inotify)?;
     let fanotify = beside(&fanotify(dir.path())?, &lab, read_plain)?;
+    // Last, since it stays on.
+    let audit = beside(Audit::watch(&lab.tagged)?.socket(), &lab, read_plain)?;
     println!(
         "{}",
         json!({
             "rung": rung, "off": off, "on": on_acts, "held": held,
-            "inotify_elsewhere": inotify_elsewhere, "inotify": inotify, "fanotify": fanotify,
+            "inotify_elsewhere": inotify_elsewhere, "inotify": inotify, "fanotify": fanotify, "audit": audit,
             "tagged": { "off": off_tagged, "on": on_tagged },
+            "many": { "objects": MANY, "acts": crowd, "tagged": crowd_tagged },
         })
     );
     Ok(())
@@ -87,6 +99,15 @@ impl Lab {
         std::fs::write(&tagged, [0; 64])?;
         let open = OpenOptions::new().write(true).open(&tagged)?;
         Ok(Self { name: dir.join("new"), file, tagged, open })
+    }
+
+    /// One more file to be tagged.
+    fn another(&self, object: u32) -> Result<PathBuf> {
+        let dir = self.tagged.with_file_name(format!("many-{}", object / IN_ONE));
+        std::fs::create_dir_all(&dir)?;
+        let file = dir.join(object.to_string());
+        drop(File::create(&file)?);
+        Ok(file)
     }
 
     fn acts(&self) -> Result<Value> {
@@ -160,16 +181,17 @@ impl Watching {
         let (tx, mut rx) = tokio::sync::mpsc::channel(4096);
         let drain = std::thread::spawn(move || while rx.blocking_recv().is_some() {});
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-        let sensor = hooks::start(rung, &Options::new(base), tx, &mut tasks, stop.clone())?;
+        let options = Options { slots: MANY + 64, ..Options::new(base) };
+        let sensor = hooks::start(rung, &options, tx, &mut tasks, stop.clone())?;
         let blind = sensor.health().blind_to;
         ensure!(blind.is_empty(), "blind to {blind:?}");
         Ok(Self { sensor, tasks, stop, drain })
     }
 
-    fn tag(&mut self, path: &Path) -> Result<()> {
+    fn tag(&mut self, path: &Path, object: u32) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(self.sensor.watch(fd.as_fd(), Slot(5), WatchKind::Object, &HostPath::from(path))?)
+        Ok(self.sensor.watch(fd.as_fd(), Slot(1 + object), WatchKind::Object, &HostPath::from(path))?)
     }
 
     fn stop(mut self, runtime: &tokio::runtime::Runtime) -> Result<()> {
@@ -192,7 +214,9 @@ fn beside(fd: &OwnedFd, lab: &Lab, read: fn(&OwnedFd)) -> Result<Value> {
             read(&reader);
         }
     });
-    lab.acts()
+    // A task that was there before audit was on passes none.
+    let acts = std::thread::scope(|scope| scope.spawn(|| lab.acts()).join());
+    acts.map_err(|_| anyhow::anyhow!("the acts panicked"))?
 }
 
 fn inotify(dir: &Path) -> Result<OwnedFd> {

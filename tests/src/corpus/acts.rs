@@ -149,6 +149,7 @@ pub(super) struct Act {
 pub(super) fn all() -> impl Iterator<Item = &'static Act> {
     ACTS.iter()
         .chain(super::writes::ACTS)
+        .chain(super::rare::ACTS)
         .chain(super::ways::ACTS)
         .chain(super::memory::ACTS)
         .chain(super::code::ACTS)

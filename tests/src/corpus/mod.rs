@@ -17,6 +17,7 @@ mod load;
 mod mapping;
 mod memory;
 mod overlay;
+mod rare;
 mod raw;
 mod restart;
 pub(crate) mod rung;

@@ -139,20 +139,36 @@ pub(super) fn has_io_uring() -> bool {
     ring().is_some()
 }
 
-/// A write of a ring, done by whichever thread the kernel takes.
-pub(super) fn write_by_io_uring(file: &File, bytes: &[u8]) -> Result<()> {
+/// One entry of a submission ring, as far as it is used here: `struct io_uring_sqe`.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    pub(super) opcode: u8,
+    pub(super) fd: i32,
+    /// Also a second address.
+    pub(super) offset: u64,
+    pub(super) addr: u64,
+    /// Also a second descriptor, or a mode.
+    pub(super) len: u32,
+    /// Of the operation.
+    pub(super) flags: u32,
+}
+
+/// Has a ring do it, by whichever thread the kernel takes: the result, which is a negative number of an error if it failed. What the request
+/// points to must be there until then.
+pub(super) fn submit(request: &Request) -> Result<i32> {
     use super::mapping::Mapping;
-    const WRITE: u8 = 23;
     const GETEVENTS: u32 = 1;
     let (ring, params) = ring().ok_or_else(|| anyhow::anyhow!("io_uring_setup"))?;
     let submissions = Mapping::of_fd(ring.as_raw_fd(), 4096, 0)?;
     let entries = Mapping::of_fd(ring.as_raw_fd(), 4096, 0x1000_0000)?;
     let completions = Mapping::of_fd(ring.as_raw_fd(), 4096, 0x800_0000)?;
-    // opcode, flags, ioprio, fd, off, addr, len: the head of `struct io_uring_sqe`.
-    entries.store(0, WRITE);
-    entries.store_u32(4, u32::try_from(file.as_raw_fd())?);
-    entries.store_u64(16, bytes.as_ptr() as u64);
-    entries.store_u32(24, u32::try_from(bytes.len())?);
+    // opcode, flags, ioprio, fd, off, addr, len, flags of the operation.
+    entries.store(0, request.opcode);
+    entries.store_u32(4, request.fd.cast_unsigned());
+    entries.store_u64(8, request.offset);
+    entries.store_u64(16, request.addr);
+    entries.store_u32(24, request.len);
+    entries.store_u32(28, request.flags);
     submissions.store_u32(params.sq[6] as usize, 0);
     submissions.store_u32(params.sq[1] as usize, 1);
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -161,8 +177,21 @@ pub(super) fn write_by_io_uring(file: &File, bytes: &[u8]) -> Result<()> {
     let done = unsafe { libc::syscall(libc::SYS_io_uring_enter, ring.as_raw_fd(), 1, 1, GETEVENTS, none, 0) };
     check(done, "io_uring_enter")?;
     // user_data, res, flags: the one entry of the completion ring.
-    let wrote = completions.load_u32(params.cq[5] as usize + 8);
-    ensure!(wrote == u32::try_from(bytes.len())?, "wrote {}", wrote.cast_signed());
+    Ok(completions.load_u32(params.cq[5] as usize + 8).cast_signed())
+}
+
+/// Closes a descriptor that a ring opened.
+pub(super) fn close(fd: i32) {
+    // SAFETY: the kernel has just given it, to nobody else.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
+/// A write of a ring.
+pub(super) fn write_by_io_uring(file: &File, bytes: &[u8]) -> Result<()> {
+    const WRITE: u8 = 23;
+    let (addr, len) = (bytes.as_ptr() as u64, u32::try_from(bytes.len())?);
+    let wrote = submit(&Request { opcode: WRITE, fd: file.as_raw_fd(), addr, len, ..Request::default() })?;
+    ensure!(wrote == len.cast_signed(), "wrote {wrote}");
     Ok(())
 }
 
@@ -210,4 +239,82 @@ pub(super) fn set_nodump(file: &File) -> Result<()> {
     // SAFETY: the kernel reads an int.
     let set = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) };
     check(set.into(), "SETFLAGS").map(drop)
+}
+
+/// `setxattrat(2)`, of Linux 6.13, and `file_setattr(2)`, of 6.17.
+pub(super) const SYS_SETXATTRAT: libc::c_long = 463;
+pub(super) const SYS_FILE_SETATTR: libc::c_long = 469;
+
+/// Whether this kernel has that system call.
+pub(super) fn has(number: libc::c_long) -> bool {
+    // SAFETY: descriptors and pointers that lead nowhere: it fails before it does anything.
+    let result = unsafe { libc::syscall(number, -1, 0, 0, 0, 0, 0) };
+    result >= 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
+pub(super) fn fchmodat2(path: &Path, mode: u32) -> Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: a string that ends with NUL.
+    let done = unsafe { libc::syscall(libc::SYS_fchmodat2, libc::AT_FDCWD, path.as_ptr(), mode, 0) };
+    check(done, "fchmodat2").map(drop)
+}
+
+pub(super) fn setxattrat(path: &Path, name: &std::ffi::CStr, value: &[u8]) -> Result<()> {
+    let path = c_path(path)?;
+    // struct xattr_args: value, size, flags.
+    let arguments = [value.as_ptr() as u64, value.len() as u64];
+    // SAFETY: strings that end with NUL, and a structure of the size that is told.
+    let done = unsafe {
+        libc::syscall(
+            SYS_SETXATTRAT,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            0,
+            name.as_ptr(),
+            arguments.as_ptr(),
+            16_usize,
+        )
+    };
+    check(done, "setxattrat").map(drop)
+}
+
+/// `FS_XFLAG_NODUMP`, by the system call for it.
+pub(super) fn file_setattr_nodump(path: &Path) -> Result<()> {
+    const NODUMP: u64 = 0x80;
+    let path = c_path(path)?;
+    // struct file_attr: fa_xflags, fa_extsize, fa_nextents, fa_projid, fa_cowextsize.
+    let attributes = [NODUMP, 0, 0];
+    // SAFETY: a string that ends with NUL, and a structure of the size that is told.
+    let done = unsafe {
+        libc::syscall(SYS_FILE_SETATTR, libc::AT_FDCWD, path.as_ptr(), attributes.as_ptr(), 24_usize, 0)
+    };
+    check(done, "file_setattr").map(drop)
+}
+
+/// `EXT4_IOC_MOVE_EXT`: blocks of both files are exchanged, and the second has the first one's bytes.
+pub(super) fn move_extents(original: &File, donor: &File, blocks: u64) -> Result<()> {
+    const MOVE_EXT: libc::c_ulong = 0xc028_660f;
+    // struct move_extent: reserved, donor_fd, orig_start, donor_start, len, moved_len.
+    let mut request = [u64::from(donor.as_raw_fd().cast_unsigned()) << 32, 0, 0, blocks, 0];
+    // SAFETY: a structure of the size that the number tells.
+    let done = unsafe { libc::ioctl(original.as_raw_fd(), MOVE_EXT, request.as_mut_ptr()) };
+    check(done.into(), "EXT4_IOC_MOVE_EXT")?;
+    ensure!(request[4] == blocks, "moved {}", request[4]);
+    Ok(())
+}
+
+/// `FS_IOC_SETVERSION`.
+pub(super) fn set_generation(file: &File, generation: libc::c_int) -> Result<()> {
+    const SETVERSION: libc::c_ulong = 0x4008_7602;
+    // SAFETY: a number where it is read.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), SETVERSION, &raw const generation) };
+    check(done.into(), "FS_IOC_SETVERSION").map(drop)
+}
+
+/// acct(2): the kernel writes a record there of each process that ends; to nowhere again with `None`.
+pub(super) fn account_to(path: Option<&Path>) -> Result<()> {
+    let path = path.map(c_path).transpose()?;
+    let name = path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr());
+    // SAFETY: a string that ends with NUL, or none.
+    check(unsafe { libc::acct(name) }.into(), "acct").map(drop)
 }

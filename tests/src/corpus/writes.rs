@@ -22,11 +22,11 @@ fn fallocate(site: &Site, mode: FallocateFlags) -> Result<()> {
     Ok(rustix::fs::fallocate(for_write(&site.f())?, mode, 0, 4096)?)
 }
 
-const EXT4: i64 = 0xef53;
+pub(super) const EXT4: i64 = 0xef53;
 const XFS: i64 = 0x5846_5342;
 const BTRFS: i64 = 0x9123_683e;
 
-fn is_on(site: &Site, kinds: &[i64]) -> bool {
+pub(super) fn is_on(site: &Site, kinds: &[i64]) -> bool {
     rustix::fs::statfs(&site.root).is_ok_and(|fs| kinds.contains(&fs.f_type))
 }
 

@@ -1,5 +1,5 @@
 //! What an act on a file that nobody watches costs with all programs attached: on and off in one guest, whose time counts
-//! instructions, so that a busy machine changes nothing; beside fanotify and inotify in the same guest.
+//! instructions, so that a busy machine changes nothing; beside audit, fanotify and inotify in the same guest; and with many objects.
 
 use std::time::Duration;
 
@@ -79,7 +79,15 @@ fn figures_of(series: Series, said: &Value, most: f64) -> Result<Vec<Figure>> {
             beside: Some(("so by inotify, without programs".to_owned(), number("inotify_elsewhere", act)?)),
             budget: None,
         });
-        for peer in ["inotify", "fanotify"] {
+        let objects = said["many"]["objects"].as_u64().context("how many objects")?;
+        figures.push(Figure {
+            what: format!("{series} {rung}: {words} where {objects} files of the file system are watched"),
+            value: said["many"]["acts"][act].as_f64().context("acts among many objects")?,
+            unit: "instructions",
+            beside: Some(("where one is".to_owned(), number("held", act)?)),
+            budget: None,
+        });
+        for peer in ["inotify", "fanotify", "audit"] {
             let cost = number(peer, act)?;
             figures.push(Figure {
                 what: format!("{series} {rung}: {words} beside {peer}"),
@@ -95,13 +103,17 @@ fn figures_of(series: Series, said: &Value, most: f64) -> Result<Vec<Figure>> {
         }
     }
     let (off, on) = (number("tagged", "off")?, number("tagged", "on")?);
-    figures.push(Figure {
-        what: format!("{series} {rung}: a write to a file that is watched, its record read and told"),
-        value: on,
+    let told = format!("{series} {rung}: a write to a file that is watched, its record read and told");
+    let figure = |what: String, value: f64, beside: (&str, f64)| Figure {
+        what,
+        value,
         unit: "instructions",
-        beside: Some(("not watched".to_owned(), off)),
+        beside: Some((beside.0.to_owned(), beside.1)),
         budget: None,
-    });
+    };
+    figures.push(figure(told.clone(), on, ("not watched", off)));
+    let among = format!("{told}, among {} objects", said["many"]["objects"]);
+    figures.push(figure(among, number("many", "tagged")?, ("of one object", on)));
     Ok(figures)
 }
 
@@ -115,13 +127,15 @@ mod tests {
             |open: f64, create: f64| serde_json::json!({"open_write_close": open, "create_unlink": create});
         let said = serde_json::json!({
             "rung": "lsm", "off": acts(1000.0, 2000.0), "on": acts(1040.0, 2300.0),
-            "held": acts(1100.0, 2400.0), "inotify_elsewhere": acts(1080.0, 2100.0), "inotify": acts(1500.0, 2200.0), "fanotify": acts(2600.0, 5000.0), "tagged": {"off": 500.0, "on": 900.0},
+            "held": acts(1100.0, 2400.0), "inotify_elsewhere": acts(1080.0, 2100.0), "inotify": acts(1500.0, 2200.0), "fanotify": acts(2600.0, 5000.0), "audit": acts(1400.0, 2900.0),
+            "tagged": {"off": 500.0, "on": 900.0},
+            "many": {"objects": 100, "acts": acts(1101.0, 2401.0), "tagged": 901.0},
         });
         let figures = figures_of(Series::V6_12, &said, 5.0).unwrap();
         let met: Vec<bool> =
             figures.iter().filter_map(|figure| figure.budget.as_ref()).map(|b| b.met).collect();
-        assert_eq!(met, [true, true, true, false, false, true]);
-        assert_eq!(figures.len(), 9);
+        assert_eq!(met, [true, true, true, true, false, false, true, true]);
+        assert_eq!(figures.len(), 14);
         assert!(figures_of(Series::V6_12, &serde_json::json!({"rung": "lsm"}), 5.0).is_err());
     }
 }

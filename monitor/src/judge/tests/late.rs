@@ -1,7 +1,8 @@
 //! What comes to pass long after the hook that told of it: whoever acts may have been kept waiting in between.
 
-use super::{Bench, bench, short};
+use super::{Bench, bench, short, volume};
 use crate::model::{Operation, RecordBody, Time};
+use crate::sensor::SensorEvent;
 
 impl Bench {
     /// The next record that is told in short.
@@ -22,7 +23,45 @@ async fn a_write_that_comes_after_it_was_told_as_an_attempt_is_found() {
     bench.see("dd", Operation::Write, "/x/lone", |_| {}).await;
     assert_eq!(bench.next().await, "attempt /x/lone Write dd");
     std::fs::write(bench.path("/x/lone"), "two").unwrap();
-    assert_eq!(bench.next().await, "opened Content /x/lone Scrub ?");
+    assert_eq!(bench.next().await, "opened Content /x/lone Write dd");
+}
+
+#[tokio::test]
+async fn what_passed_no_hook_is_found_when_its_writer_closes_and_is_by_whoever_opened_it() {
+    let mut bench = bench().await;
+    bench.see("dd", Operation::Open, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "attempt /x/lone Open dd");
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    let slot = bench.slot("/x/lone");
+    bench.events.send(SensorEvent::Closed { slot }).await.unwrap();
+    assert_eq!(bench.next().await, "opened Content /x/lone Open dd");
+    // Whoever closed it does nothing any more.
+    std::fs::write(bench.path("/x/lone"), "three").unwrap();
+    bench.events.send(SensorEvent::Dirty { slot, events: 0 }).await.unwrap();
+    assert_eq!(bench.next().await, "updated Content /x/lone Open dd");
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_publish_that_is_seen_before_it_is_told_is_accepted_by_its_writer() {
+    let mut bench = Bench::new(volume, &["/pods/v"]).await;
+    std::fs::write(bench.path("/pods/v/..2026_01/root.pem"), "two").unwrap();
+    bench.accept(&["/pods/v"], 2).await;
+    let inherited = |o: &mut crate::model::Observation| {
+        o.name = Some(b"root.pem".to_vec());
+        o.inode = Some(crate::model::InodeKey { dev: 0, ino: 1 });
+    };
+    bench.see("kubelet", Operation::Create, "/pods/v", inherited).await;
+    assert_eq!(bench.next().await, "accepted /pods/v Create kubelet");
+}
+
+#[tokio::test]
+async fn a_publish_that_nothing_tells_of_is_accepted_of_nobody() {
+    let mut bench = Bench::new(volume, &["/pods/v"]).await;
+    std::fs::write(bench.path("/pods/v/..2026_01/root.pem"), "two").unwrap();
+    bench.accept(&["/pods/v"], 2).await;
+    assert_eq!(bench.next().await, "accepted /pods/v Scrub ?");
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use monitor_ebpf::limits;
 use monitor_ebpf::record::{
-    ACTOR_ARGV_TRUNCATED, ACTOR_CGROUP_TRUNCATED, ACTOR_EXE_TRUNCATED, Actor as RawActor, CallEnd,
-    EVENT_ENDS, EVENT_ONE_MOUNT, EVENT_PATH_AS_NAMED, EVENT_PATH_TRUNCATED, EVENT_REPLACES,
+    ACTOR_ARGV_TRUNCATED, ACTOR_CGROUP_TRUNCATED, ACTOR_EXE_TRUNCATED, ACTOR_IO_WORKER, Actor as RawActor,
+    CallEnd, EVENT_ENDS, EVENT_ONE_MOUNT, EVENT_PATH_AS_NAMED, EVENT_PATH_TRUNCATED, EVENT_REPLACES,
     EVENT_TO_PATH_TRUNCATED, EVENT_UNLINKED, Event, HookId, KIND_CALL_END, KIND_EVENT, KIND_RENAME, Op,
     RenameEvent,
 };
@@ -189,6 +189,7 @@ pub(crate) fn actor(raw: &RawActor, clock: Clock) -> Actor {
         comm: String::from_utf8_lossy(comm).into_owned(),
         exe,
         exe_sha256: None,
+        is_io_worker: raw.flags & ACTOR_IO_WORKER != 0,
         exe_inode: (raw.exe_ino != 0).then_some(InodeKey { dev: raw.exe_dev, ino: raw.exe_ino }),
         cmdline: cmdline::render(argv, raw.flags & ACTOR_ARGV_TRUNCATED != 0),
         start_time: (raw.start_boottime != 0).then(|| clock.wall(raw.start_boottime)),

@@ -142,6 +142,7 @@ mod tests {
             comm: String::new(),
             exe: None,
             exe_sha256: None,
+            is_io_worker: false,
             exe_inode: None,
             cmdline: String::new(),
             start_time: None,

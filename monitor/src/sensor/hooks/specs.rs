@@ -32,6 +32,9 @@ pub(super) const COMMON: &[&str] =
 pub(super) const ACTOR: &[&str] = &[
     "task_real_parent",
     "task_tgid",
+    "task_flags",
+    "task_comm",
+    "task_group_leader",
     "task_start_boottime",
     "task_real_cred",
     "task_mm",
