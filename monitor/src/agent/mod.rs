@@ -167,6 +167,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         io_budget: config.scrub.io_budget,
         canary: config.sensor.canary_interval,
         await_approval: config.baselines.await_approval,
+        // A pod that is replaced, or one that the kubelet starts again after a first failure.
+        installer: Duration::from_secs(60),
     };
     let world: Arc<dyn judge::World> = Arc::clone(&node) as _;
     let mut judge = Judge::new(judge_options, world, sensor, drafts_tx.clone(), live_tx);
@@ -367,6 +369,7 @@ impl Agent {
             std::mem::replace(&mut self.pods, Pods::new(self.root.clone(), Arc::clone(&self.node.api)));
         let (node, baselines) = (Arc::clone(&self.node), self.keeper.with_those_before());
         let looked = tokio::task::spawn_blocking(move || {
+            node.look_for_writers();
             let changed = pods.refresh(&node.kubelet_root(), &baselines);
             (pods, changed)
         });

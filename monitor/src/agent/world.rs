@@ -130,6 +130,11 @@ impl Node {
         changed
     }
 
+    /// Looks which containers of lawful writers run. Reads directories, and what is new to it.
+    pub(super) fn look_for_writers(&self) {
+        self.who().in_pods.look();
+    }
+
     fn who(&self) -> std::sync::MutexGuard<'_, Who> {
         self.who.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,7 +186,14 @@ impl World for Node {
                 Some(Declared { name: name.clone(), exe: exe.clone(), sha256: Some(hex::encode(sha256)) })
             }
         });
-        self.who().writers.declare(declared.collect::<Vec<_>>());
+        let declared: Vec<_> = declared.collect();
+        let in_pods = writers.iter().filter_map(|writer| match writer {
+            Writer::InPod(writer) => Some(Arc::clone(writer)),
+            Writer::Kubelet | Writer::Executable { .. } => None,
+        });
+        let mut who = self.who();
+        who.writers.declare(declared);
+        who.in_pods.declare(in_pods);
     }
 
     fn kubelet_root(&self) -> HostPath {

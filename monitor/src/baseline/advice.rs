@@ -5,17 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use super::meaning::Form;
+use super::meaning::{Form, Meaning};
 use super::object::{EntryKind, Publish, Writer};
 use super::observe::{Context, FoundKind, Root, observe};
 use super::statement::WireWriter;
 use crate::attribution::pods::{VolumePath, source_kind, volume_path};
 use crate::inventory::containers::{self, NodeContainer};
 use crate::model::{Class, HostPath};
-use crate::profile::{Compare, Layout, PodWriter, Profiles, Surroundings};
+use crate::profile::{Compare, Layout, Nowhere, PodWriter, Profiles, Surroundings};
 
 /// Longest note of a CSI volume, in bytes.
 const NOTE_MAX: u64 = 64 << 10;
+/// Longest chain of plugins whose writers are looked for, in bytes.
+const CHAIN_MAX: u64 = 64 << 10;
 
 /// How a path should be sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +51,15 @@ impl<'s> Advisor<'s> {
     pub(super) fn on(&mut self, path: &HostPath) -> Option<Advice> {
         let layout = layout_for(path, self.layout);
         let around = InRoot { root: self.root, pods: layout.kubelet_root.join(b"pods") };
+        if layout.cni.conf.contains(path) || layout.cni.bin.contains(path) {
+            return self.on_directory(path);
+        }
         let found = self.profiles.rule_of(path, &layout, &around)?;
         // What lies in a CSI volume its driver wrote, which is another pod's container.
         let own = |at: &VolumePath| source_kind(&at.plugin) != Some("CSI");
         let pod_uid = volume_path(path, &layout.kubelet_root).filter(own).map(|at| at.pod_uid);
         let (profile, rule) = (found.profile, found.rule);
-        let writers: Vec<String> = rule
+        let mut writers: Vec<String> = rule
             .writers
             .iter()
             .filter_map(|name| {
@@ -65,6 +70,13 @@ impl<'s> Advisor<'s> {
                 self.writer(writer, pod_uid.as_deref())
             })
             .collect();
+        if rule.compare == Compare::Cni {
+            for name in self.installers(path, &layout) {
+                if !writers.contains(&name) {
+                    writers.push(name);
+                }
+            }
+        }
         let form = match rule.compare {
             Compare::Bytes => None,
             Compare::Pem => Some(Form::Pem),
@@ -73,6 +85,35 @@ impl<'s> Advisor<'s> {
             Compare::Yaml => Some(Form::Yaml),
         };
         Some(Advice { class: rule.class, publish: rule.publish, form, writers })
+    }
+
+    /// A directory of plugins or of their chains: whoever may write what is in it puts files beside them for a moment.
+    fn on_directory(&mut self, path: &HostPath) -> Option<Advice> {
+        let mut writers = Vec::new();
+        for name in self.root.list(path).ok()?.keys() {
+            for writer in self.on(&path.join(name)).map(|advice| advice.writers).unwrap_or_default() {
+                if !writers.contains(&writer) {
+                    writers.push(writer);
+                }
+            }
+        }
+        Some(Advice { class: Class::Sealed, publish: Publish::default(), form: None, writers })
+    }
+
+    /// Whoever installs a plugin of a chain writes its entry into that chain, whatever the chain's file is called.
+    fn installers(&mut self, chain: &HostPath, layout: &Layout) -> Vec<String> {
+        let Ok(bytes) = self.root.read(chain, CHAIN_MAX) else { return Vec::new() };
+        let Ok(Meaning::Cni(chain)) = Meaning::read(Form::Cni, &bytes) else { return Vec::new() };
+        let (profiles, mut writers) = (self.profiles, Vec::new());
+        let Some(dir) = layout.cni.bin.first() else { return Vec::new() };
+        for plugin in &chain.plugins {
+            // Rules know plugins by their names; which of the directories it is in does not matter.
+            let plugin = dir.join(plugin.kind.as_bytes());
+            let Some(found) = profiles.rule_of(&plugin, layout, &Nowhere) else { continue };
+            let of = found.profile.writers.iter().filter(|writer| found.rule.writers.contains(&writer.name));
+            writers.extend(of.filter_map(|writer| self.writer(writer, None)));
+        }
+        writers
     }
 
     /// The name of a writer whose executable was found in a container that runs: of that pod, or for a file of the
@@ -302,6 +343,32 @@ mod tests {
         let Some(Writer::InPod(writer)) = baseline.writers.get(1) else { panic!("{:?}", baseline.writers) };
         assert_eq!(writer.namespace.as_deref(), Some("istio-system"));
         assert_eq!(baseline.writers.len(), 2);
+    }
+
+    #[test]
+    fn who_installs_a_plugin_writes_its_entry_into_the_chain_and_its_credentials() {
+        let dir = node();
+        for (file, text) in [
+            ("opt/cni/bin/istio-cni", "plugin"),
+            (
+                "etc/cni/net.d/10-x.conflist",
+                r#"{"name":"n","plugins":[{"type":"ptp"},{"type":"istio-cni"}]}"#,
+            ),
+            ("etc/cni/net.d/20-y.conflist", r#"{"name":"n","plugins":[{"type":"ptp"}]}"#),
+            ("run/istio-cni/istio-cni-kubeconfig", "users: [{user: {token: eyJh.eyJi.c}}]"),
+        ] {
+            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(file), text).unwrap();
+        }
+        container(&dir, 'd', ("u-9", "install-cni"), ("/usr/local/bin/install-cni", "installer"));
+        let (_, baseline) = seal(&dir, &["/etc/cni/net.d", "/run/istio-cni/istio-cni-kubeconfig"]);
+        let istio = vec!["istio-cni".to_owned()];
+        assert_eq!(file(&baseline, "/10-x.conflist"), (Class::Sealed, false, istio.clone()));
+        assert_eq!(file(&baseline, "/20-y.conflist"), (Class::Sealed, false, Vec::new()));
+        // Whatever is in it: by its writer alone.
+        assert_eq!(file(&baseline, "/istio-cni-kubeconfig"), (Class::Generated, true, istio.clone()));
+        let dir_of = baseline.objects.iter().find(|object| object.path.name() == b"net.d").unwrap();
+        assert_eq!(dir_of.rule.writers, istio, "it renames from beside");
     }
 
     #[test]

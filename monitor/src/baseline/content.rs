@@ -35,7 +35,7 @@ pub struct FoundContent {
 
 impl FoundContent {
     /// What it means in that form, or why it means nothing.
-    pub(super) fn meaning(&self, form: Form) -> Result<&Meaning, &str> {
+    pub(crate) fn meaning(&self, form: Form) -> Result<&Meaning, &str> {
         match self.meanings.iter().find(|(read, _)| *read == form) {
             Some((_, meaning)) => meaning.as_ref().map_err(String::as_str),
             None => Err("it was not read so"),

@@ -164,6 +164,16 @@ impl Meaning {
     }
 }
 
+impl Chain {
+    /// What was found is this chain but for plugins that are missing: somebody took them away, and did nothing else.
+    #[must_use]
+    pub fn only_lacks(&self, found: &Self) -> bool {
+        let mut left = self.plugins.iter();
+        let ordered = found.plugins.iter().all(|plugin| left.any(|sealed| sealed == plugin));
+        ordered && found.plugins.len() < self.plugins.len() && found.rest == self.rest
+    }
+}
+
 fn bundle_differs(sealed: &BTreeSet<Digest>, found: &BTreeSet<Digest>) -> String {
     let count = |from: &BTreeSet<Digest>, not: &BTreeSet<Digest>| from.difference(not).count();
     let certificates = |count: usize| if count == 1 { "certificate" } else { "certificates" };

@@ -209,6 +209,17 @@ impl SealedBytes {
     }
 }
 
+/// How a file came to be sealed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Its path was given.
+    AskedFor,
+    /// It lies below one that was.
+    Below,
+    /// As part of a volume, whose writers are the volume's.
+    InVolume,
+}
+
 impl Sealer<'_> {
     fn tree(&mut self, top: &HostPath) -> Result<(), Error> {
         let secret_key = self.options.secret_key.clone();
@@ -283,7 +294,8 @@ impl Sealer<'_> {
         match kind {
             FoundKind::File { size, content } => {
                 let advice = advice.map(|advice| (advice, !object.writers.is_empty()));
-                let sealed = self.content(&path, size, &content, (advice, asked_for))?;
+                let way = if asked_for { Way::AskedFor } else { Way::Below };
+                let sealed = self.content(&path, size, &content, (advice, way))?;
                 object.class = sealed.class;
                 object.sha256 = sealed.sha256;
                 object.hmac = sealed.hmac;
@@ -368,7 +380,7 @@ impl Sealer<'_> {
                 // By its visible path: that is the one that stays.
                 let path = volume.join(logical);
                 let advice = self.advice(&path).map(|advice| (advice, proven));
-                (WireType::File, self.content(&path, size, &content, (advice, false))?)
+                (WireType::File, self.content(&path, size, &content, (advice, Way::InVolume))?)
             }
             _ => (WireType::Directory, Sealed::default()),
         };
@@ -394,7 +406,7 @@ impl Sealer<'_> {
         path: &HostPath,
         size: u64,
         content: &FoundContent,
-        (advice, asked_for): (Option<(Advice, bool)>, bool),
+        (advice, way): (Option<(Advice, bool)>, Way),
     ) -> Result<Sealed, Error> {
         let token = matches!(content.identity.as_deref(), Ok(Identity::Token { .. }));
         let class = match (self.options.class, &advice) {
@@ -425,10 +437,11 @@ impl Sealer<'_> {
                     return Ok(Sealed { class: Class::Opaque, ..Sealed::default() });
                 }
                 if proven {
-                    // Labels of the pod, a kubeconfig: nothing in it stays, but who writes it.
-                    return Ok(Sealed { class: Class::Opaque, ..Sealed::default() });
+                    // Labels of the pod, a kubeconfig: nothing in it stays, but who writes it. In a volume that goes without saying.
+                    let class = if way == Way::InVolume { Class::Opaque } else { Class::Generated };
+                    return Ok(Sealed { class, ..Sealed::default() });
                 }
-                if asked_for && (advice.is_none() || self.options.class.is_some()) {
+                if way == Way::AskedFor && (advice.is_none() || self.options.class.is_some()) {
                     return Err(Error::new(
                         "cannot seal as rotated",
                         path,

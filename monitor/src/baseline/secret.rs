@@ -88,12 +88,19 @@ pub fn is_secret_path(path: &HostPath) -> bool {
     memmem::find(path.as_bytes(), b"/kubernetes.io~secret/").is_some()
 }
 
-/// Whether the content is a secret by itself: it holds a private key, or is a token.
+/// Whether the content is a secret by itself: it holds a private key or a token.
 #[must_use]
 pub fn is_secret_content(bytes: &[u8]) -> bool {
     memmem::find(bytes, b"PRIVATE KEY-----").is_some()
-        || looks_like_token(bytes)
+        || holds_token(bytes)
         || pkcs8::PrivateKeyInfo::from_der(bytes).is_ok()
+}
+
+/// A token by itself, or as a word of something else: a kubeconfig's.
+fn holds_token(bytes: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'=');
+    let mut words = bytes.split(|byte| !is_part(byte)).filter(|word| word.starts_with(b"eyJ"));
+    memmem::find(bytes, b"eyJ").is_some() && words.any(looks_like_token)
 }
 
 /// SHA-256 of the `SubjectPublicKeyInfo` of the one private key this file holds, and nothing else but
@@ -176,7 +183,20 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use super::SecretKey;
+    use super::{SecretKey, is_secret_content};
+
+    #[test]
+    fn what_holds_a_token_is_a_secret() {
+        let token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+        for secret in
+            [format!("{token}\n"), format!("users:\n- user:\n    token: {token}\n"), format!("\"{token}\"")]
+        {
+            assert!(is_secret_content(secret.as_bytes()), "{secret}");
+        }
+        for other in ["eyJ", "token: none", "eyJa.b", "x.eyJhbGciOiJSUzI1NiJ9.eyJz.c2ln.eyJa"] {
+            assert!(!is_secret_content(other.as_bytes()), "{other}");
+        }
+    }
 
     #[test]
     fn the_key_is_the_one_file_that_is_there() {

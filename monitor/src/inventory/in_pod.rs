@@ -10,9 +10,12 @@
 //!
 //! What this cannot prove: as for the kubelet ([`super::writers`]), code that was written into its memory.
 
+use std::sync::Arc;
+
 use crate::attribution::{ExeHashes, cgroup};
-use crate::baseline::Root;
+use crate::baseline::{self, Root};
 use crate::inventory::containers::{self, NodeContainer};
+use crate::inventory::departed::{Departed, Note};
 use crate::inventory::inodes;
 use crate::inventory::procs::Proc;
 use crate::inventory::writers::Lawful;
@@ -37,13 +40,24 @@ pub struct InPods {
     root: Root,
     proc: Proc,
     hashes: ExeHashes,
+    departed: Departed,
 }
 
 impl InPods {
     /// On the node whose root this is.
     #[must_use]
     pub fn new(root: Root, proc: Proc) -> Self {
-        Self { root, proc, hashes: ExeHashes::default() }
+        Self { root, proc, hashes: ExeHashes::default(), departed: Departed::default() }
+    }
+
+    /// Takes over what the accepted baselines declare.
+    pub fn declare(&mut self, writers: impl IntoIterator<Item = Arc<baseline::PodWriter>>) {
+        self.departed.declare(writers);
+    }
+
+    /// Looks which installers run, so that the last acts of one are known as its own when it is gone.
+    pub fn look(&mut self) {
+        self.departed.look(&self.root, &self.proc, &mut self.hashes);
     }
 
     /// Whether `actor` is that writer, for an object of the pod with that uid, or of the host.
@@ -75,18 +89,26 @@ impl InPods {
                 let told = container.pod_uid;
                 Err(Lawful::No(format!("runs in the cgroup of pod {pod_uid}, in a container of pod {told}")))
             }
-            None => Err(Lawful::Unknown(format!("the runtime's notes on container {id} are not found"))),
+            None => match self.departed.get(&id) {
+                Some(note) if note.container.pod_uid == pod_uid => Ok(note.container.clone()),
+                _ => Err(Lawful::Unknown(format!("the runtime's notes on container {id} are not found"))),
+            },
         }
     }
 
     /// The process that the runtime started the container with, not traced, in its own mount namespace.
     fn first_process(&self, actor: &Actor, container: &NodeContainer) -> Lawful {
-        let Some(first) = containers::first_pid(&self.root, container) else {
+        let note = self.departed.get(&container.id);
+        let noted = note.map(|note| note.pid);
+        let Some(first) = containers::first_pid(&self.root, container).or(noted) else {
             return Lawful::Unknown(format!("the first process of container {} is not noted", container.id));
         };
         if actor.tgid != first {
             let name = &container.name;
             return Lawful::No(format!("is not the first process of container {name}, which is pid {first}"));
+        }
+        if let Some(note) = note.filter(|note| note.pid == first) {
+            return self.is_noted(actor, note);
         }
         // It may have ended since; the pid is then nobody's, and what the kernel noted stands.
         if let Ok(stat) = self.proc.stat(first) {
@@ -112,6 +134,35 @@ impl InPods {
         Lawful::Yes
     }
 
+    /// The process that was noted while it ran, whoever has its pid by now.
+    fn is_noted(&self, actor: &Actor, note: &Note) -> Lawful {
+        let Note { pid, started, mount_ns, .. } = note;
+        if started.abs_diff(actor.start_boottime) > self.proc.tick_ns() {
+            return Lawful::No(format!(
+                "is not the pid {pid} that container {} began with",
+                note.container.name
+            ));
+        }
+        match actor.mount_ns {
+            Some(acted) if acted != *mount_ns => {
+                Lawful::No(format!("acted in mount namespace {acted}, not in its container's ({mount_ns})"))
+            }
+            None => Lawful::Unknown("the actor's mount namespace is not known".into()),
+            _ => self.is_untraced(*pid, *started),
+        }
+    }
+
+    /// Nobody traces that process, if it is still there.
+    fn is_untraced(&self, pid: u32, started: u64) -> Lawful {
+        let same = self.proc.stat(pid).is_ok_and(|stat| self.proc.ticks_to_ns(stat.start_ticks) == started);
+        match self.proc.status(pid) {
+            Ok(status) if same && status.tracer != 0 => {
+                Lawful::No(format!("is traced by pid {}", status.tracer))
+            }
+            _ => Lawful::Yes,
+        }
+    }
+
     /// Its executable is the container's own, and as sealed.
     fn is_sealed(&mut self, actor: &Actor, writer: &PodWriter<'_>, container: &NodeContainer) -> Lawful {
         match &actor.exe {
@@ -123,6 +174,11 @@ impl InPods {
             // It has executed another program since, or ended: the file in its container's root is still there, and is
             // it only if it is the inode that acted.
             let acted = actor.exe_inode?;
+            if let Some(note) = self.departed.get(&container.id)
+                && note.exe.0 == acted
+            {
+                return Some(note.exe.1.clone());
+            }
             let path = container.rootfs.join(writer.exe.as_bytes().strip_prefix(b"/")?);
             let mut file = self.root.open_file(&path).ok()??;
             let meta = file.metadata().ok()?;
@@ -160,6 +216,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt as _, symlink};
     use std::path::Path;
+
+    use std::sync::Arc;
 
     use sha2::{Digest as _, Sha256};
 
@@ -280,6 +338,47 @@ mod tests {
 
     fn node_actor_without_proc(actor: &Actor) -> Actor {
         Actor { mount_ns: Some(1), ..actor.clone() }
+    }
+
+    #[test]
+    fn an_installer_that_is_gone_is_known_by_what_it_was() {
+        let node = Node::new();
+        let declared = Arc::new(crate::baseline::PodWriter {
+            name: "installer".to_owned(),
+            exe: node.exe.clone(),
+            sha256: node.sha256,
+            containers: node.containers.clone(),
+            namespace: Some("mesh".to_owned()),
+        });
+        let mut in_pods = InPods::new(Root::open(node.dir.path()).unwrap(), node.proc());
+        in_pods.declare([Arc::clone(&declared)]);
+        in_pods.look();
+        let actor = node.actor();
+        // Its process, and what its container lived by; its pid is another's soon.
+        fs::remove_dir_all(node.dir.path().join(BUNDLES)).unwrap();
+        fs::remove_dir_all(node.dir.path().join("proc")).unwrap();
+        node.process(FIRST, 999_999, 77);
+        in_pods.look();
+        let mut judge = |actor: &Actor| {
+            let writer = PodWriter {
+                exe: &declared.exe,
+                sha256: &declared.sha256,
+                containers: &declared.containers,
+                namespace: declared.namespace.as_deref(),
+            };
+            in_pods.is_lawful(actor, &writer, None)
+        };
+        assert_eq!(judge(&actor), Lawful::Yes);
+        let later = Actor { start_boottime: node.proc().ticks_to_ns(999_999), ..actor.clone() };
+        assert_eq!(judge(&later), no("is not the pid 4242 that container istio-proxy began with"));
+        let elsewhere = Actor { mount_ns: Some(1), ..actor.clone() };
+        assert!(
+            matches!(judge(&elsewhere), Lawful::No(reason) if reason.starts_with("acted in mount namespace 1"))
+        );
+        let other = Actor { exe_inode: None, ..actor.clone() };
+        assert_eq!(judge(&other), Lawful::Unknown("the hash of the actor's executable is not known".into()));
+        let child = Actor { tgid: 4500, pid: 4500, ..actor };
+        assert_eq!(judge(&child), no("is not the first process of container istio-proxy, which is pid 4242"));
     }
 
     #[test]

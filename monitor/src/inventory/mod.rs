@@ -5,6 +5,7 @@ pub mod api;
 pub mod code;
 mod code_hash;
 pub mod containers;
+mod departed;
 pub mod handles;
 pub mod in_pod;
 pub mod inodes;

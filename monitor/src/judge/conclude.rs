@@ -13,6 +13,7 @@ use crate::model::{
 };
 
 use super::acts::{Act, Acts, decisive};
+use super::away::{WAIT_FOR_INSTALLER, is_away};
 use super::covered::{Standpoint, covered, executed, reached_into};
 use super::directory::{Neighbours, directory};
 use super::look::{Job, Look};
@@ -20,7 +21,7 @@ use super::slots::Ix;
 use super::topology::is_mount;
 use super::unit::{Standing, Unit};
 use super::units::Units;
-use super::verdict::{Seen, Verdict, file};
+use super::verdict::{Seen, Verdict, file, put_right};
 use super::violations::Finding;
 use super::volume::Volume;
 use super::{Judge, RETRY, WAIT_FOR_ACTS, WAITS_FOR_ACTS};
@@ -90,7 +91,13 @@ impl Judge {
                 (ending && unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER)
             });
         if let Some(wait) = wait {
-            return self.wait(ix, acts, wait);
+            let away = wait == WAIT_FOR_INSTALLER && is_away(&writers_of(unit), unit, &look);
+            self.wait(ix, acts, wait);
+            if away && let Some(unit) = self.units.get_mut(ix) {
+                // Until then nobody can say that the node is intact.
+                unit.standing = Standing::Unverified;
+            }
+            return;
         }
         let superseded = look.as_before && !unit.is_other(look.content);
         let was_superseded = unit.standing == Standing::Superseded;
@@ -278,6 +285,8 @@ impl Judge {
                 let mut verdict = if unlawful.is_empty() && !lawful.is_empty() && look.differences.is_empty()
                 {
                     Verdict::default()
+                } else if !unlawful.is_empty() && look.differences.is_empty() && made_anew(&object, lawful) {
+                    put_right(&object, unit.seen(), found, unlawful)
                 } else {
                     let of = if unlawful.is_empty() { lawful } else { unlawful };
                     file(&object, unit.seen(), found, &look.differences, of)
@@ -330,7 +339,13 @@ impl Judge {
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
         }
         if unlawful.is_empty() && !lawful.is_empty() {
-            return (unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER);
+            if unit.waited < WAITS_FOR_WRITER {
+                return Some(WAIT_FOR_WRITER);
+            }
+            let looks = u8::try_from(self.options.installer.as_secs()).unwrap_or(u8::MAX);
+            let may_come = unit.waited < WAITS_FOR_WRITER.saturating_add(looks);
+            let comes_again = may_come && is_away(&writers_of(unit), unit, look);
+            return comes_again.then_some(WAIT_FOR_INSTALLER);
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
             return Some(WAIT_FOR_ACTS);
@@ -609,6 +624,15 @@ fn lately(acts: &Acts, attempts: &[Act], closed: bool) -> Vec<Act> {
     let opens = acts.iter().filter(|act| opened(act) && hooked(act));
     let waiting = attempts.iter().filter(|act| act.operation != Operation::Open && may_still_come(act));
     opens.chain(waiting).take(LATELY).cloned().collect()
+}
+
+/// A lawful writer put another file in the place of the object.
+fn made_anew(object: &ObjectRef, lawful: &[&Act]) -> bool {
+    let onto = |act: &&&Act| {
+        let made = matches!(act.operation, Operation::Create | Operation::Rename);
+        made && !act.denied && act.to.as_ref().unwrap_or(&act.path) == &object.path
+    };
+    lawful.iter().any(|act| onto(&act))
 }
 
 /// Hooks come before the act, and its process may be preempted in between: what moved nothing yet may do so soon. An

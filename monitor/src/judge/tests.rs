@@ -2,6 +2,7 @@
 
 mod acknowledge;
 mod awaited;
+mod away;
 mod chains;
 mod code;
 mod late;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AgentFacts, Command, Inputs, Judge, MeshFiles, Options, World};
 use crate::baseline::{
-    AcceptedBaseline, Content, Context, Form, FoundKind, Hashed, Names, Publish, Root, Rule, Seal,
+    AcceptedBaseline, Content, Context, Form, FoundKind, Hashed, Names, PodWriter, Publish, Root, Rule, Seal,
     SealedObject, VolumeEntry, Writer, observe,
 };
 use crate::inventory::code::Foreign;
@@ -147,6 +148,9 @@ fn sealed(root: &Root, path: &HostPath) -> SealedObject {
     let context = Context { forms: vec![Form::Cni], ..Context::default() };
     let found = observe(root, path, &context).unwrap();
     let mut writers = Vec::new();
+    if path.below(&HostPath::from("/installed")).is_some() {
+        writers.push("installer".to_owned());
+    }
     let seal = match found.kind {
         FoundKind::File { content, .. } if path.name().ends_with(b".conflist") => {
             let (_, meaning) = content.meanings.into_iter().next().unwrap();
@@ -223,6 +227,7 @@ impl Bench {
             io_budget: u64::MAX,
             canary: Duration::from_secs(60),
             await_approval,
+            installer: Duration::from_secs(2),
         };
         let sensor = Box::new(FakeSensor(Arc::clone(&watched)));
         let world = Arc::new(FakeWorld::default());
@@ -265,7 +270,7 @@ impl Bench {
             source_commit: None,
             accepted_at: Time::now(),
             objects: objects.into(),
-            writers: Arc::new([Writer::Kubelet]),
+            writers: Arc::new([Writer::Kubelet, installer()]),
             before,
         };
         let before = before.map(|objects| Arc::new(baseline(objects, revision - 1, None)));
@@ -314,6 +319,17 @@ impl Bench {
         }
         told
     }
+}
+
+/// A process of the host's own pods, known by its name here.
+fn installer() -> Writer {
+    Writer::InPod(Arc::new(PodWriter {
+        name: "installer".to_owned(),
+        exe: HostPath::from("/installer"),
+        sha256: [0; 32],
+        containers: Vec::new(),
+        namespace: Some("mesh".to_owned()),
+    }))
 }
 
 fn actor(comm: &str) -> Actor {

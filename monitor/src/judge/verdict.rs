@@ -122,6 +122,26 @@ pub(crate) fn file(
     verdict
 }
 
+/// Judges what others did to a file before its lawful writer made it anew: it is as sealed, and what they did is gone with the inode that it was
+/// done to.
+pub(crate) fn put_right(
+    object: &ObjectRef,
+    last: Option<&Seen>,
+    found: Option<&Found>,
+    acts: &[&Act],
+) -> Verdict {
+    let (changing, rest): (Vec<&Act>, Vec<&Act>) =
+        acts.iter().copied().partition(|act| !act.denied && act.operation != Operation::Open);
+    let mut verdict = Verdict { attempts: rest.into_iter().cloned().collect(), ..Verdict::default() };
+    let (Some(last), Some(found), false) = (last, found, changing.is_empty()) else { return verdict };
+    let finding = Round { object, acts: &changing }.passed(last, found);
+    verdict.findings.extend(finding.map(|mut finding| {
+        finding.detail = Some("changed, and put right by its lawful writer".to_owned());
+        finding
+    }));
+    verdict
+}
+
 /// One object and the acts on it since the last look.
 pub(crate) struct Round<'a> {
     pub(crate) object: &'a ObjectRef,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::daemon::Identity;
 use super::places::{ADDRESS, NODE, Places};
 use super::{daemon, down, images, parts, pki};
 use crate::cmd::{self, say};
@@ -16,6 +17,8 @@ use crate::interrupt;
 const CONTAINERD: &str = include_str!("../../assets/node/containerd.toml");
 const KUBELET: &str = include_str!("../../assets/node/kubelet.yaml");
 const CNI: &str = include_str!("../../assets/node/10-node.conflist");
+/// Where the distribution has the plugins that the node's chain is made of, and which those are.
+const PLUGINS: (&str, [&str; 3]) = ("/usr/lib/cni", ["ptp", "host-local", "loopback"]);
 const PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"];
 
@@ -130,6 +133,10 @@ impl Cluster {
 
     fn runtime(&self) -> Result<()> {
         self.write_config(&self.places.cni.join("10-node.conflist"), CNI)?;
+        let (from, plugins) = PLUGINS;
+        for plugin in plugins {
+            parts::install(&Path::new(from).join(plugin), &self.places.cni_bin.join(plugin))?;
+        }
         self.write_config(&self.places.work.join("containerd.toml"), CONTAINERD)?;
         self.start_daemon("containerd", "containerd", &["-c".to_owned(), "containerd.toml".to_owned()])?;
         interrupt::until("containerd answers", Duration::from_secs(120), || {
@@ -143,6 +150,7 @@ impl Cluster {
             .replace("@ROOT@", &self.places.containerd_root.display().to_string())
             .replace("@STATE@", &self.places.containerd_state.display().to_string())
             .replace("@CNI@", &self.places.cni.display().to_string())
+            .replace("@CNIBIN@", &self.places.cni_bin.display().to_string())
             .replace("@PAUSE@", &images::name("pause"));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -205,6 +213,15 @@ impl Cluster {
     /// The answer of a `kubectl` command.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String> {
         cmd::output(self.kubectl_command().args(args))
+    }
+
+    /// The process that a container began with, by the id that its pod's status tells.
+    pub(crate) fn first_process(&self, id: &str) -> Result<Identity> {
+        let id = id.trim().strip_prefix("containerd://").context("not a container of containerd's")?;
+        let bundle = self.places.containerd_state.join("io.containerd.runtime.v2.task/k8s.io").join(id);
+        let file = bundle.join("init.pid");
+        let pid = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Identity::of(pid.trim().parse().context("not a pid")?).context("the container's process has ended")
     }
 
     /// Applies manifests.

@@ -17,6 +17,9 @@ use crate::package::tar::Tar;
 /// Changed when what this file puts into the images changes.
 const REVISION: &str = "1";
 
+/// The directory, beside the images, of those that only some runs load.
+pub(crate) const LATER: &str = "later";
+
 /// Where images of that short name live; no registry has them.
 pub(crate) fn name(short: &str) -> String {
     format!("docker.io/meshseal-node/{short}:1")
@@ -48,7 +51,9 @@ pub(crate) fn provide(parts: &Parts) -> Result<PathBuf> {
         inputs.extend_from_slice(format!("{path} {}", sha256(content)).as_bytes());
     }
     if let Some(mesh) = &parts.mesh {
-        inputs.extend_from_slice(format!("{} {}", mesh.istio.display(), mesh.envoy.display()).as_bytes());
+        for part in [&mesh.istio, &mesh.envoy, &mesh.cni] {
+            inputs.extend_from_slice(format!("{} ", part.display()).as_bytes());
+        }
     }
     let digest = sha256(&inputs);
     let kind = if parts.mesh.is_some() { "mesh" } else { "plain" };
@@ -79,7 +84,17 @@ fn mesh_images(dir: &Path, mesh: &Mesh, busybox: &[u8], libraries: &[(String, Ve
     let mut proxy = root()?;
     proxy.file("usr/local/bin/pilot-agent", 0o755, &read(&mesh.istio.join("pilot-agent"))?)?;
     proxy.file("usr/local/bin/envoy", 0o755, &read(&mesh.envoy)?)?;
-    write(dir, "proxyv2", "1337:1337", "/usr/local/bin/pilot-agent", proxy)
+    write(dir, "proxyv2", "1337:1337", "/usr/local/bin/pilot-agent", proxy)?;
+    // Where Istio's own image has them. The image is loaded by the runs that install the plugin only.
+    let mut cni = base(busybox, libraries)?;
+    for parent in ["opt", "opt/cni", "opt/cni/bin"] {
+        cni.directory(parent, 0o755)?;
+    }
+    cni.file("opt/cni/bin/istio-cni", 0o755, &read(&mesh.cni.join("istio-cni"))?)?;
+    cni.file("usr/local/bin/install-cni", 0o755, &read(&mesh.cni.join("install-cni"))?)?;
+    let later = dir.join(LATER);
+    fs::create_dir_all(&later).with_context(|| format!("cannot create {}", later.display()))?;
+    write(&later, "install-cni", "0:0", "/usr/local/bin/install-cni", cni)
 }
 
 fn archive(short: &str, user: &str, entrypoint: &str, layer: Tar) -> Result<Vec<u8>> {

@@ -1,5 +1,5 @@
 //! A real mesh on the node: istiod with its injector, and two injected pods whose pilot-agent and Envoy are the real ones, with
-//! certificates written to files and renewed every few minutes.
+//! certificates written to files and renewed every few minutes; and the node's chain of CNI plugins with Istio's in it, kept there by its installer.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,9 +13,28 @@ use crate::interrupt;
 
 const APP: &str = include_str!("../../assets/node/app.yaml");
 
-/// Installs Istio and waits until both pods are ready.
-pub(crate) fn start(cluster: &Cluster, istioctl: &Path) -> Result<()> {
+/// Where Istio's plugin and its installer meet.
+pub(crate) const CNI_RUN: &str = "/run/istio-cni";
+
+/// Installs Istio and waits until both pods are ready; with its CNI plugin where the image of the installer is given.
+pub(crate) fn start(cluster: &Cluster, istioctl: &Path, installer: Option<&Path>) -> Result<()> {
     say!("installing Istio");
+    let cni = match installer {
+        Some(image) => {
+            cluster.import(image)?;
+            vec![
+                "components.cni.enabled=true".to_owned(),
+                format!("values.cni.cniBinDir={}", cluster.places.cni_bin.display()),
+                format!("values.cni.cniConfDir={}", cluster.places.cni.display()),
+                // It knows no interception mode NONE.
+                "values.cni.excludeNamespaces[0]=kube-system".to_owned(),
+                "values.cni.excludeNamespaces[1]=app".to_owned(),
+                "values.cni.resources.requests.cpu=10m".to_owned(),
+                "values.cni.resources.requests.memory=32Mi".to_owned(),
+            ]
+        }
+        None => Vec::new(),
+    };
     let manifest = cmd::output(
         Command::new(istioctl).args(["manifest", "generate"]).args(
             [
@@ -29,7 +48,8 @@ pub(crate) fn start(cluster: &Cluster, istioctl: &Path) -> Result<()> {
                 "values.telemetry.enabled=false",
                 "values.pilot.env.PILOT_ENABLE_METADATA_EXCHANGE=false",
             ]
-            .iter()
+            .into_iter()
+            .chain(cni.iter().map(String::as_str))
             .flat_map(|setting| ["--set", setting]),
         ),
     )?;
@@ -42,6 +62,9 @@ pub(crate) fn start(cluster: &Cluster, istioctl: &Path) -> Result<()> {
         cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
     })?;
     rollout(cluster, "istio-system", "deployment/istiod")?;
+    if installer.is_some() {
+        rollout(cluster, "istio-system", "daemonset/istio-cni-node")?;
+    }
     // There is no cluster DNS: the pods get istiod's name as a host alias.
     let address = cluster.kubectl(&[
         "-n",

@@ -205,7 +205,10 @@ fn inside(options: &Options, work: &Work<'_>) -> Result<u8> {
 fn on_node(options: &Options, supplies: &Supplies, native: bool, work: &Work<'_>) -> Result<u8> {
     let cluster = Cluster::start(&supplies.localkube, &supplies.etcd, &supplies.images, native)?;
     if let Some(istioctl) = &supplies.istioctl {
-        mesh::start(&cluster, istioctl)?;
+        // An emulated guest has its plugin on request only: it is one more program of 80 MB for each pod that starts.
+        let cni = native || !matches!(work, Work::Test { whole: false });
+        let installer = cni.then(|| supplies.images.join(images::LATER).join("install-cni.tar"));
+        mesh::start(&cluster, istioctl, installer.as_deref())?;
     }
     if let Some(package) = &supplies.package {
         deploy(&cluster, package)?;

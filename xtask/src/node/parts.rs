@@ -57,6 +57,8 @@ pub(crate) struct Mesh {
     /// Directory of istioctl, pilot-agent, pilot-discovery.
     pub(crate) istio: PathBuf,
     pub(crate) envoy: PathBuf,
+    /// Directory of install-cni and of istio-cni, the plugin that it installs.
+    pub(crate) cni: PathBuf,
     /// Istio's own template of Envoy's bootstrap.
     pub(crate) bootstrap: PathBuf,
 }
@@ -106,8 +108,16 @@ impl Mesh {
                 .with_context(|| format!("cannot copy {}", template.display()))?;
             Ok(())
         })?;
+        let cni = cache.entry("node/istio-cni", ISTIO, |dir| {
+            let go = go()?;
+            say!("building Istio's CNI plugin and its installer, about a minute");
+            let module = |path: &str| format!("istio.io/istio/{path}@{ISTIO}");
+            let mut install = go_command(&go);
+            install.current_dir("/").env("GOBIN", dir).args(["install", "-ldflags", "-s -w"]);
+            cmd::run(install.args([module("cni/cmd/install-cni"), module("cni/cmd/istio-cni")]))
+        })?;
         let envoy = envoy(cache)?;
-        Ok(Self { bootstrap: istio.join("envoy_bootstrap_tmpl.json"), istio, envoy })
+        Ok(Self { bootstrap: istio.join("envoy_bootstrap_tmpl.json"), istio, envoy, cni })
     }
 }
 

@@ -15,14 +15,16 @@ pub(crate) const NODE: &str = "node1";
 
 /// What the manifests' hostPath volumes are on this machine.
 const AGENT: [&str; 2] = ["/var/lib/meshseal", "/run/meshseal"];
-/// What the kubelet, the runtime and CNI leave behind.
-const TRACES: [&str; 3] = ["/var/lib/cni", "/var/log/pods", "/var/log/containers"];
+/// What the kubelet, the runtime, CNI and Istio's plugin leave behind.
+const TRACES: [&str; 4] = ["/var/lib/cni", "/var/log/pods", "/var/log/containers", "/run/istio-cni"];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     pub(crate) work: PathBuf,
     pub(crate) kubelet: PathBuf,
     pub(crate) cni: PathBuf,
+    /// Of the CNI plugins.
+    pub(crate) cni_bin: PathBuf,
     pub(crate) containerd_root: PathBuf,
     pub(crate) containerd_state: PathBuf,
 }
@@ -46,12 +48,20 @@ impl Places {
         let places = Self {
             kubelet: usual("/var/lib/kubelet", "kubelet")?,
             cni: usual("/etc/cni/net.d", "cni")?,
+            cni_bin: usual("/opt/cni/bin", "cni-bin")?,
             containerd_root: usual("/var/lib/containerd", "containerd")?,
             containerd_state: usual("/run/containerd", "containerd-state")?,
             work,
         };
         let mut owned = String::new();
-        for dir in [&places.kubelet, &places.cni, &places.containerd_root, &places.containerd_state] {
+        let chosen = [
+            &places.kubelet,
+            &places.cni,
+            &places.cni_bin,
+            &places.containerd_root,
+            &places.containerd_state,
+        ];
+        for dir in chosen {
             owned.push_str(&format!("{}\n", dir.display()));
         }
         for dir in AGENT.iter().chain(&TRACES) {
@@ -61,7 +71,7 @@ impl Places {
         }
         places.note("owned", &owned)?;
         places.note("netns-before", &network_namespaces()?.join("\n"))?;
-        for dir in [&places.kubelet, &places.cni, &places.containerd_root, &places.containerd_state] {
+        for dir in chosen {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         Ok(places)

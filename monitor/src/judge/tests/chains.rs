@@ -10,7 +10,7 @@ fn chain(name: &str, plugins: &[&str]) -> String {
 
 impl Bench {
     /// Stops the judge and tells its violations: kind, name, detail.
-    async fn told(mut self) -> Vec<(ViolationKind, String, String)> {
+    pub(super) async fn told(mut self) -> Vec<(ViolationKind, String, String)> {
         self.stop.cancel();
         while self.judge.join_next().await.is_some() {}
         let mut told = Vec::new();

@@ -3,6 +3,7 @@
 
 mod agent;
 mod api;
+mod cni;
 mod containers;
 mod lawful;
 mod manifests;
@@ -168,9 +169,9 @@ fn all(ground: &Ground<'_>, agent: &Agent<'_>, checks: &mut Checks) -> Option<()
     checks.check("its own pod is known by disk and API, with owner and service account", {
         interrupt::until("it is listed", PATIENCE, || api::listed(agent))
     });
-    let sealed = checks.check(
+    let mut sealed = checks.check(
         "volumes, a configuration, binaries and a bootstrap are sealed and signed",
-        sealed::seal(cluster, package, mesh),
+        sealed::seal(cluster, package, mesh, mesh && whole),
     )?;
     checks.check(
         "baseline, trusted key and the cluster's key applied: intact, without a restart",
@@ -184,6 +185,14 @@ fn all(ground: &Ground<'_>, agent: &Agent<'_>, checks: &mut Checks) -> Option<()
             lawful::renewal(cluster, &sealed.pod).and_then(|()| none_yet(agent))
         });
     }
+    if let Some(installed) = &mut sealed.installed {
+        checks.check("istio-cni's installer goes and comes, with what it installs: no violation", {
+            installed.restarts(cluster).and_then(|()| {
+                interrupt::until("intact", PATIENCE, || agent.status()?.is("intact"))?;
+                none_yet(agent)
+            })
+        });
+    }
     if whole {
         manifests(ground, &sealed, checks);
     }
@@ -191,10 +200,14 @@ fn all(ground: &Ground<'_>, agent: &Agent<'_>, checks: &mut Checks) -> Option<()
     if !ground.on_hooks() {
         println!("note: mounts over an object and reaching into a process are not seen on {rung}");
     }
-    let all: Vec<_> = scenarios.into_iter().chain(tamper::all(cluster, &sealed)).collect();
+    let on_plugin = sealed.installed.iter().flat_map(|installed| installed.attacks(cluster));
+    let all: Vec<_> = scenarios.into_iter().chain(on_plugin).chain(tamper::all(cluster, &sealed)).collect();
     for tampering in &all {
         let outcome = (tampering.act)().and_then(|()| tamper::found(agent, tampering));
         checks.check(tampering.what, outcome);
+    }
+    if let Some(installed) = &sealed.installed {
+        checks.check("that it is a way around the mesh is said", installed.bypass_is_told(agent));
     }
     checks.check(
         &format!("violated, and after more lawful work still these {} violations and no more", all.len()),

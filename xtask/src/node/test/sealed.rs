@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::cni::Installed;
 use super::{ATTACKED, PATIENCE, PODS};
 use crate::node::cluster::Cluster;
 use crate::{cmd, interrupt};
@@ -58,6 +59,8 @@ pub(super) struct Sealed {
     pub(super) bootstrap: PathBuf,
     /// A file that nothing happens to until the API server stands still.
     pub(super) spare: PathBuf,
+    /// What Istio's CNI installer put on the node, where it is there.
+    pub(super) installed: Option<Installed>,
     pub(super) baseline: PathBuf,
     /// What values of Secrets are sealed under.
     pub(super) cluster_key: PathBuf,
@@ -79,7 +82,7 @@ pub(super) fn publish(cluster: &Cluster, baselines: &[&Path]) -> Result<()> {
 }
 
 /// Seals one pod's volume with the mesh's root certificate, the CNI configuration, and a binary.
-pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Sealed> {
+pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool, cni: bool) -> Result<Sealed> {
     let scratch = cluster.places.work.join("test");
     let protected = cluster.places.work.join("sealed");
     for dir in [&scratch, &protected] {
@@ -116,6 +119,10 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
     let statement = scratch.join("statement.json");
     let mut seal = meshseal();
     seal.args(["seal", "--secret-key"]).arg(&cluster_key);
+    let installed = if cni { Some(Installed::new(cluster, &scratch)?) } else { None };
+    for path in installed.iter().flat_map(Installed::paths) {
+        seal.arg("--path").arg(path);
+    }
     let places = [&volume, &cluster.places.cni, &binary, &plugin, &spare];
     for path in places.into_iter().chain([&policy, &trust, &cacerts, &bootstrap]) {
         seal.arg("--path").arg(path);
@@ -135,6 +142,7 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool) -> Result<Seal
         ca_key: cacerts.join("ca-key.pem"),
         bootstrap,
         spare,
+        installed,
         baseline,
         cluster_key,
         private: key,

@@ -17,12 +17,13 @@ use crate::{cmd, interrupt};
 pub(super) struct Tampering<'a> {
     pub(super) what: &'static str,
     pub(super) act: Box<dyn Fn() -> Result<()> + 'a>,
+    /// One of these.
     pub(super) violation: &'static str,
     pub(super) operation: &'static str,
     pub(super) path: PathBuf,
     pub(super) comm: &'static str,
     /// Namespace and name of the actor's pod; `None` for a process of the host.
-    pub(super) actor: Option<(&'static str, &'static str)>,
+    pub(super) actor: Option<(&'a str, &'a str)>,
     /// Namespace and name of the pod that the object belongs to.
     pub(super) target: Option<(&'a str, &'a str)>,
 }
@@ -30,7 +31,7 @@ pub(super) struct Tampering<'a> {
 pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed) -> Vec<Tampering<'a>> {
     let dropped = sealed.conflist.with_file_name("99-dropped.conflist");
     let beside = dropped.clone();
-    vec![
+    let mut all = vec![
         Tampering {
             what: "a pod with a hostPath changes one byte of another pod's root certificate",
             act: Box::new(move || {
@@ -50,21 +51,7 @@ pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed) -> Vec<Tampering
             target: Some((&sealed.pod.namespace, &sealed.pod.name)),
         },
         Tampering {
-            what: "a process of the host edits the CNI configuration",
-            act: Box::new(move || {
-                // As many bytes as before, a plugin chain as before, for another version of the interface.
-                let script = r#"sed 's/"0\.4\.0"/"0.3.1"/' "$1" | dd of="$1" conv=notrunc status=none"#;
-                cmd::output(Command::new("sh").args(["-c", script, "sh"]).arg(&sealed.conflist)).map(drop)
-            }),
-            violation: "content",
-            operation: "write",
-            path: sealed.conflist.clone(),
-            comm: "dd",
-            actor: None,
-            target: None,
-        },
-        Tampering {
-            what: "another replaces the binary by rename",
+            what: "a process of the host replaces the binary by rename",
             act: Box::new(move || {
                 let new = sealed.scratch.join("new");
                 fs::write(&new, "#!/bin/sh\n").context("cannot write the replacement")?;
@@ -87,7 +74,25 @@ pub(super) fn all<'a>(cluster: &'a Cluster, sealed: &'a Sealed) -> Vec<Tampering
             actor: None,
             target: None,
         },
-    ]
+    ];
+    if sealed.installed.is_none() {
+        // Else the same file is attacked where its installer is (`super::cni`).
+        all.push(Tampering {
+            what: "a process of the host edits the CNI configuration",
+            act: Box::new(move || {
+                // As many bytes as before, a plugin chain as before, for another version of the interface.
+                let script = r#"sed 's/"0\.4\.0"/"0.3.1"/' "$1" | dd of="$1" conv=notrunc status=none"#;
+                cmd::output(Command::new("sh").args(["-c", script, "sh"]).arg(&sealed.conflist)).map(drop)
+            }),
+            violation: "content",
+            operation: "write",
+            path: sealed.conflist.clone(),
+            comm: "dd",
+            actor: None,
+            target: None,
+        });
+    }
+    all
 }
 
 /// Waits for the violation and compares what is told of it.
@@ -98,7 +103,9 @@ pub(super) fn found(agent: &Agent<'_>, tampering: &Tampering<'_>) -> Result<()> 
         opened
             .iter()
             .find(|record| {
-                record["object"]["path"] == path.as_str() && record["violation"] == tampering.violation
+                let kind = record["violation"].as_str().unwrap_or_default();
+                record["object"]["path"] == path.as_str()
+                    && tampering.violation.split('|').any(|one| one == kind)
             })
             .cloned()
             .with_context(|| format!("no {} is about {path}; there are {opened:#?}", tampering.violation))

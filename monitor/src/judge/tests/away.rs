@@ -1,0 +1,84 @@
+//! What an installer takes away when it ends, and puts back when it has come again.
+
+use super::Bench;
+use crate::model::{HostPath, Operation, ViolationKind};
+use crate::status::Posture;
+
+const CHAIN: &str = r#"{"name":"n","plugins":[{"type":"ptp"},{"type":"istio-cni"}]}"#;
+const WITHOUT: &str = r#"{"name":"n","plugins":[{"type":"ptp"}]}"#;
+
+/// A plugin and a chain of its installer's.
+async fn bench() -> Bench {
+    let make = |root: &std::path::Path| {
+        std::fs::create_dir(root.join("installed")).unwrap();
+        std::fs::write(root.join("installed/plugin"), "plugin").unwrap();
+        std::fs::write(root.join("installed/10-a.conflist"), CHAIN).unwrap();
+    };
+    Bench::new(make, &["/installed/plugin", "/installed/10-a.conflist"]).await
+}
+
+impl Bench {
+    async fn removes(&self, comm: &str, file: &str) {
+        std::fs::remove_file(self.path(file)).unwrap();
+        self.see(comm, Operation::Unlink, file, |_| {}).await;
+    }
+
+    async fn renames(&self, comm: &str, content: &str, file: &str) {
+        std::fs::write(self.path("/new"), content).unwrap();
+        std::fs::rename(self.path("/new"), self.path(file)).unwrap();
+        self.see(comm, Operation::Rename, file, |seen| seen.path_in_fs = Some(HostPath::from("/new"))).await;
+    }
+
+    async fn is_soon(&self, wanted: Posture) {
+        for _ in 0..100 {
+            if self.status().await.posture == wanted {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("never {wanted:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_again_is_no_violation_and_meanwhile_the_node_is_not_intact() {
+    let bench = bench().await;
+    bench.is_soon(Posture::Intact).await;
+    bench.removes("installer", "/installed/plugin").await;
+    bench.renames("installer", WITHOUT, "/installed/10-a.conflist").await;
+    bench.is_soon(Posture::Uncertain).await;
+    bench.renames("installer", "plugin", "/installed/plugin").await;
+    bench.renames("installer", CHAIN, "/installed/10-a.conflist").await;
+    bench.is_soon(Posture::Intact).await;
+    assert_eq!(bench.told().await, []);
+}
+
+#[tokio::test]
+async fn what_does_not_is_told_with_who_took_it_away() {
+    let bench = bench().await;
+    bench.removes("installer", "/installed/plugin").await;
+    bench.is_soon(Posture::Violated).await;
+    let told = bench.verdicts().await;
+    assert_eq!(told, ["opened Removed /installed/plugin Unlink installer"]);
+}
+
+#[tokio::test]
+async fn what_another_took_away_is_told_at_once() {
+    let bench = bench().await;
+    bench.removes("installer", "/installed/plugin").await;
+    bench.renames("sed", WITHOUT, "/installed/10-a.conflist").await;
+    bench.is_soon(Posture::Violated).await;
+    let told = bench.told().await;
+    let first = told.first().map(|(kind, name, _)| (*kind, name.as_str()));
+    assert_eq!(first, Some((ViolationKind::Replaced, "10-a.conflist")), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_another_did_is_told_though_the_installer_has_put_it_right_by_then() {
+    let bench = bench().await;
+    std::fs::write(bench.path("/installed/plugin"), "other").unwrap();
+    bench.see("sed", Operation::Write, "/installed/plugin", |_| {}).await;
+    bench.renames("installer", "plugin", "/installed/plugin").await;
+    bench.is_soon(Posture::Violated).await;
+    assert_eq!(bench.verdicts().await, ["opened Reverted /installed/plugin Write sed"]);
+}
