@@ -35,6 +35,10 @@ impl Identity {
         (state != 'Z').then_some(Self { pid, start })
     }
 
+    pub(crate) fn pid(self) -> i32 {
+        self.pid
+    }
+
     pub(crate) fn alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::cluster::Cluster;
+use super::pki;
 use crate::cmd::{self, say};
 use crate::interrupt;
 
@@ -56,6 +57,12 @@ pub(crate) fn start(cluster: &Cluster, istioctl: &Path, installer: Option<&Path>
     let file = cluster.places.work.join("istio.yaml");
     std::fs::write(&file, manifest).with_context(|| format!("cannot write {}", file.display()))?;
     cluster.kubectl(&["create", "namespace", "istio-system"])?;
+    // The signing key is the operator's own, in a volume of istiod's.
+    let files = pki::mesh_authority(&cluster.places)?;
+    let files: Vec<String> = files.iter().map(|file| format!("--from-file={}", file.display())).collect();
+    let create = ["-n", "istio-system", "create", "secret", "generic", "cacerts"];
+    let create: Vec<&str> = create.into_iter().chain(files.iter().map(String::as_str)).collect();
+    cluster.kubectl(&create)?;
     // Its own resource types are there only some time after their definitions.
     interrupt::until("Istio's manifests are taken", Duration::from_secs(120), || {
         let file = file.to_string_lossy();

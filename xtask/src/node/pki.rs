@@ -1,7 +1,7 @@
 //! The cluster's own certificates and kubeconfigs, made by openssl for one run.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -77,6 +77,27 @@ pub(crate) fn make(places: &Places) -> Result<()> {
         kubeconfig(places, &pki, name)?;
     }
     Ok(())
+}
+
+/// Makes the mesh's signing authority as an operator does: a root, and an intermediate that istiod signs with. The answer is its files.
+pub(crate) fn mesh_authority(places: &Places) -> Result<[PathBuf; 4]> {
+    let dir = places.work.join("cacerts");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    key(&dir, "root-key.pem")?;
+    let root = ["req", "-x509", "-new", "-key", "root-key.pem", "-out", "root-cert.pem", "-days", "3650"];
+    openssl(&dir, &[&root[..], &["-subj", "/O=meshseal-node/CN=Root CA"]].concat())?;
+    key(&dir, "ca-key.pem")?;
+    let request = ["req", "-new", "-key", "ca-key.pem", "-out", "ca.csr"];
+    openssl(&dir, &[&request[..], &["-subj", "/O=meshseal-node/CN=Intermediate CA"]].concat())?;
+    let extensions = "basicConstraints=critical,CA:true,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n";
+    fs::write(dir.join("extensions"), extensions).context("cannot write the authority's extensions")?;
+    let sign = ["x509", "-req", "-in", "ca.csr", "-CA", "root-cert.pem", "-CAkey", "root-key.pem"];
+    let as_authority = ["-CAcreateserial", "-extfile", "extensions", "-days", "730", "-out", "ca-cert.pem"];
+    openssl(&dir, &[&sign[..], &as_authority].concat())?;
+    let read = |name: &str| fs::read_to_string(dir.join(name)).with_context(|| format!("cannot read {name}"));
+    let chain = format!("{}{}", read("ca-cert.pem")?, read("root-cert.pem")?);
+    fs::write(dir.join("cert-chain.pem"), chain).context("cannot write the authority's chain")?;
+    Ok(["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"].map(|name| dir.join(name)))
 }
 
 fn key(pki: &Path, name: &str) -> Result<()> {

@@ -93,6 +93,9 @@ impl<'a> Judged<'a> {
             };
             self.write(&rendered.join(format!("{namespace}.yaml")), &yaml)?;
         }
+        let authority =
+            self.cluster.kubectl(&["-n", "istio-system", "get", "secret", "cacerts", "-o", "yaml"])?;
+        self.write(&rendered.join("cacerts.yaml"), &authority)?;
         self.seal("mesh", &[&rendered], &[])?;
         let answer = self.intact("mesh")?;
         let workloads = strings(&answer["workloads"]["pods"], "workload");

@@ -3,10 +3,12 @@
 
 mod agent;
 mod api;
+mod blind;
 mod cni;
 mod containers;
 mod lawful;
 mod manifests;
+mod proxied;
 mod rotation;
 mod scenarios;
 mod sealed;
@@ -42,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long)]
     plain: bool,
     /// In a guest too, all that is looked at natively: manifests, images in containers, a standstill of the API server, a proxy's
-    /// certificate. Takes three times as long there
+    /// certificate, istio-cni, the mesh's own keys and sockets, blinding the agent. Takes three times as long there
     #[arg(long)]
     whole: bool,
     /// The optimised build, rather than the one that the lanes use
@@ -71,7 +73,8 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         bare: false,
         release: args.release,
         with: Vec::new(),
-        timeout: 1500,
+        // An emulated machine takes three times as long for all of it.
+        timeout: if args.whole { 4500 } else { 1500 },
         inside: args.inside,
     };
     let work = Work::Test { whole: args.whole };
@@ -201,7 +204,9 @@ fn all(ground: &Ground<'_>, agent: &Agent<'_>, checks: &mut Checks) -> Option<()
         println!("note: mounts over an object and reaching into a process are not seen on {rung}");
     }
     let on_plugin = sealed.installed.iter().flat_map(|installed| installed.attacks(cluster));
-    let all: Vec<_> = scenarios.into_iter().chain(on_plugin).chain(tamper::all(cluster, &sealed)).collect();
+    let on_mesh = sealed.proxied.iter().flat_map(|proxied| proxied.attacks(cluster));
+    let all: Vec<_> =
+        scenarios.into_iter().chain(on_mesh).chain(on_plugin).chain(tamper::all(cluster, &sealed)).collect();
     for tampering in &all {
         let outcome = (tampering.act)().and_then(|()| tamper::found(agent, tampering));
         checks.check(tampering.what, outcome);
@@ -220,10 +225,11 @@ fn all(ground: &Ground<'_>, agent: &Agent<'_>, checks: &mut Checks) -> Option<()
     if !whole {
         println!(
             "note: not looked at here, for the time it takes (--whole): manifests, images in containers, a standstill of the API server, a \
-             proxy's certificate"
+             proxy's certificate, istio-cni, the mesh's own keys and sockets, blinding the agent"
         );
         return Some(());
     }
+    blinded(ground, agent, &sealed, checks);
     checks.check(
         "the API server stands still: status answers, and a change is told",
         api::outage(cluster, package, &sealed),
@@ -260,6 +266,22 @@ fn manifests(ground: &Ground<'_>, sealed: &Sealed, checks: &mut Checks) {
     if ground.mesh {
         checks.check("Istio's manifests and the injected pods are as sealed", judged.mesh());
     }
+}
+
+/// The agent is ended, by a shell of the host, and what is done meanwhile is told all the same.
+fn blinded(ground: &Ground<'_>, agent: &Agent<'_>, sealed: &Sealed, checks: &mut Checks) {
+    let [first, second] = &sealed.blind;
+    let killed = |file, seen| blind::killed(ground.cluster, agent, file, seen);
+    if !ground.on_hooks() {
+        let what = "the agent is killed: it comes again, and tells what was changed meanwhile";
+        checks.check(what, killed(first, false));
+        return;
+    }
+    checks.check("the agent is killed: what is changed meanwhile is told, and by whom", killed(first, true));
+    checks.check(
+        "its pins are taken away and it is killed: it comes again, and tells what was changed meanwhile",
+        blind::unpin().and_then(|()| killed(second, false)),
+    );
 }
 
 /// The program of an image, in the containers of two pods. The answer is its signed baseline.

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::cni::Installed;
+use super::proxied::Proxied;
 use super::{ATTACKED, PATIENCE, PODS};
 use crate::node::cluster::Cluster;
 use crate::{cmd, interrupt};
@@ -59,8 +60,12 @@ pub(super) struct Sealed {
     pub(super) bootstrap: PathBuf,
     /// A file that nothing happens to until the API server stands still.
     pub(super) spare: PathBuf,
+    /// Files that nothing happens to until the agent is ended.
+    pub(super) blind: [PathBuf; 2],
     /// What Istio's CNI installer put on the node, where it is there.
     pub(super) installed: Option<Installed>,
+    /// What istiod and that pod live by, where Istio is there.
+    pub(super) proxied: Option<Proxied>,
     pub(super) baseline: PathBuf,
     /// What values of Secrets are sealed under.
     pub(super) cluster_key: PathBuf,
@@ -82,7 +87,7 @@ pub(super) fn publish(cluster: &Cluster, baselines: &[&Path]) -> Result<()> {
 }
 
 /// Seals one pod's volume with the mesh's root certificate, the CNI configuration, and a binary.
-pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool, cni: bool) -> Result<Sealed> {
+pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool, all: bool) -> Result<Sealed> {
     let scratch = cluster.places.work.join("test");
     let protected = cluster.places.work.join("sealed");
     for dir in [&scratch, &protected] {
@@ -95,6 +100,10 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool, cni: bool) -> 
     fs::copy(&binary, &plugin).context("cannot make the plugin")?;
     let spare = protected.join("spare");
     fs::write(&spare, "as sealed").context("cannot make the spare file")?;
+    let blind = ["first", "second"].map(|name| protected.join(name));
+    for file in &blind {
+        fs::write(file, "as sealed, and long enough for a name").context("cannot make a spare file")?;
+    }
     cluster.apply(PODS)?;
     cluster.apply(ATTACKED)?;
     for pod in ["pod/web", "pod/neighbour", "pod/attacked", "pod/privileged"] {
@@ -119,12 +128,16 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool, cni: bool) -> 
     let statement = scratch.join("statement.json");
     let mut seal = meshseal();
     seal.args(["seal", "--secret-key"]).arg(&cluster_key);
-    let installed = if cni { Some(Installed::new(cluster, &scratch)?) } else { None };
+    let installed = if all { Some(Installed::new(cluster, &scratch)?) } else { None };
     for path in installed.iter().flat_map(Installed::paths) {
         seal.arg("--path").arg(path);
     }
+    let proxied = if all { Some(Proxied::new(cluster, &pod, &scratch)?) } else { None };
+    for path in proxied.iter().flat_map(Proxied::paths) {
+        seal.arg("--path").arg(path);
+    }
     let places = [&volume, &cluster.places.cni, &binary, &plugin, &spare];
-    for path in places.into_iter().chain([&policy, &trust, &cacerts, &bootstrap]) {
+    for path in places.into_iter().chain([&policy, &trust, &cacerts, &bootstrap]).chain(&blind) {
         seal.arg("--path").arg(path);
     }
     cmd::output(seal.args(["--name", "node-test", "--revision", "1", "-o"]).arg(&statement))?;
@@ -142,7 +155,9 @@ pub(super) fn seal(cluster: &Cluster, package: &Path, mesh: bool, cni: bool) -> 
         ca_key: cacerts.join("ca-key.pem"),
         bootstrap,
         spare,
+        blind,
         installed,
+        proxied,
         baseline,
         cluster_key,
         private: key,

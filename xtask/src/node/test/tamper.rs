@@ -17,7 +17,7 @@ use crate::{cmd, interrupt};
 pub(super) struct Tampering<'a> {
     pub(super) what: &'static str,
     pub(super) act: Box<dyn Fn() -> Result<()> + 'a>,
-    /// One of these.
+    /// One of these, as the words of the next two.
     pub(super) violation: &'static str,
     pub(super) operation: &'static str,
     pub(super) path: PathBuf,
@@ -114,7 +114,7 @@ pub(super) fn found(agent: &Agent<'_>, tampering: &Tampering<'_>) -> Result<()> 
         ("operation", &record["operation"], tampering.operation),
         ("actor.comm", &record["actor"]["comm"], tampering.comm),
     ] {
-        if told != expected {
+        if !expected.split('|').any(|one| told == one) {
             bail!("{field} is {told}, expected {expected:?}: {record}");
         }
     }
