@@ -1,7 +1,7 @@
 //! What `cargo xtask bench kernel` runs in a guest whose time counts instructions: what an act on a file that nobody watches costs
 //! with the programs attached, and beside what else watches files.
 //!
-//! `bench_kernel DIRECTORY` prints nanoseconds of guest time for each act, as JSON.
+//! `bench_kernel DIRECTORY OBJECTS` prints nanoseconds of guest time for each act, as JSON.
 
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "one system call with its arguments")]
 
@@ -29,9 +29,7 @@ use tokio_util::sync::CancellationToken;
 const ACTS: u32 = 2_000;
 /// Rounds that count, after one that does not: the median is told.
 const ROUNDS: usize = 5;
-/// Objects that are watched in the end.
-const MANY: u32 = 100_000;
-/// Of these in one directory.
+/// Objects in one directory.
 const IN_ONE: u32 = 1_000;
 /// A guest that has just booted does things of its own. It is taken to have settled once this many rounds in a row differ by
 /// less than a hundredth.
@@ -40,7 +38,12 @@ const CALM: usize = 4;
 const RESTLESS: usize = 300;
 
 fn main() -> Result<()> {
-    let dir = std::env::args_os().nth(1).map(PathBuf::from).context("bench_kernel DIRECTORY")?;
+    const USAGE: &str = "bench_kernel DIRECTORY OBJECTS";
+    let mut arguments = std::env::args_os().skip(1);
+    let dir = arguments.next().map(PathBuf::from).context(USAGE)?;
+    let many: u32 = arguments.next().and_then(|many| many.to_str()?.parse().ok()).context(USAGE)?;
+    // The agent takes half of what is there, which says nothing of what an object costs.
+    std::fs::write("/proc/sys/fs/inotify/max_user_watches", (4 * u64::from(many) + 8192).to_string())?;
     let dir = tempfile::tempdir_in(dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _guard = runtime.enter();
@@ -51,17 +54,17 @@ fn main() -> Result<()> {
     lab.settle()?;
     // Not once more afterwards: for a while the kernel is busy with taking down what was detached.
     let off = lab.acts()?;
-    let on = Watching::start(elsewhere.path())?;
+    let on = Watching::start(elsewhere.path(), many)?;
     let rung = on.sensor.rung();
     let on_acts = lab.acts()?;
     on.stop(&runtime)?;
     lab.settle()?;
     let off_tagged = lab.round(&|| lab.write_tagged())?;
-    let mut on = Watching::start(elsewhere.path())?;
+    let mut on = Watching::start(elsewhere.path(), many)?;
     on.tag(&lab.tagged, 0)?;
     let held = lab.acts()?;
     let on_tagged = lab.round(&|| lab.write_tagged())?;
-    for object in 1..MANY {
+    for object in 1..many {
         on.tag(&lab.another(object)?, object)?;
     }
     let (crowd, crowd_tagged) = (lab.acts()?, lab.round(&|| lab.write_tagged())?);
@@ -78,7 +81,7 @@ fn main() -> Result<()> {
             "rung": rung, "off": off, "on": on_acts, "held": held,
             "inotify_elsewhere": inotify_elsewhere, "inotify": inotify, "fanotify": fanotify, "audit": audit,
             "tagged": { "off": off_tagged, "on": on_tagged },
-            "many": { "objects": MANY, "acts": crowd, "tagged": crowd_tagged },
+            "many": { "objects": many, "acts": crowd, "tagged": crowd_tagged },
         })
     );
     Ok(())
@@ -176,12 +179,12 @@ struct Watching {
 }
 
 impl Watching {
-    fn start(base: &Path) -> Result<Self> {
+    fn start(base: &Path, objects: u32) -> Result<Self> {
         let rung = if hooks::probe().bpf_in_list { HookRung::Lsm } else { HookRung::Fentry };
         let (tx, mut rx) = tokio::sync::mpsc::channel(4096);
         let drain = std::thread::spawn(move || while rx.blocking_recv().is_some() {});
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-        let options = Options { slots: MANY + 64, ..Options::new(base) };
+        let options = Options { slots: objects + 64, ..Options::new(base) };
         let sensor = hooks::start(rung, &options, tx, &mut tasks, stop.clone())?;
         let blind = sensor.health().blind_to;
         ensure!(blind.is_empty(), "blind to {blind:?}");
