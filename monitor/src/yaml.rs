@@ -127,8 +127,12 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// One sentence: what was found at which key, and what was expected.
+/// One sentence on one line, whatever is in the names of keys: what was found at which key, and what was expected.
 pub(crate) fn describe(error: &Error, path: &str, noun: &str) -> String {
+    crate::cli::output::one_line(&described(error, path, noun))
+}
+
+fn described(error: &Error, path: &str, noun: &str) -> String {
     let (section, key) = match path.rsplit_once('.') {
         Some((section, key)) => (format!(" in {section}"), key),
         None => (String::new(), path),
@@ -164,7 +168,7 @@ pub(crate) fn describe(error: &Error, path: &str, noun: &str) -> String {
         Error::RecursiveReferencesRequireWeakTypes { .. } => {
             format!("an alias within its own anchor, expected a plain {noun}")
         }
-        Error::AliasError { error, .. } => describe(error, path, noun),
+        Error::AliasError { error, .. } => described(error, path, noun),
         other => {
             let text = other.to_string();
             // The scanner's own limit, which comes before the budget's and has no variant of its own.

@@ -310,3 +310,11 @@ fn places_are_logical() {
     assert_eq!(place("/etc/cni/net.d/a"), Some(Place::CniConf(parts(&["a"]))));
     assert_eq!(place("/a/b"), Some(Place::Host(parts(&["a", "b"]))));
 }
+
+/// Found by the fuzzer.
+#[test]
+fn a_key_with_a_line_end_makes_no_second_line() {
+    let error = parse("p.yaml", "apiVersion: meshseal/v1\n\"a\\nb\": 1\n").unwrap_err().to_string();
+    assert!(error.starts_with(r"profile: p.yaml:2: unknown key 'a\x0ab', expected one of "), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+}
