@@ -11,6 +11,7 @@ mod away;
 mod budget;
 mod conclude;
 mod covered;
+mod decide;
 mod directory;
 mod earlier;
 mod held;
@@ -46,6 +47,7 @@ fn each_object(baseline: &AcceptedBaseline, resolved: &[Resolved], mut take: imp
     }
 }
 
+mod tell;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -55,6 +57,7 @@ mod unsealed;
 mod verdict;
 mod violations;
 mod volume;
+mod waits;
 mod watches;
 mod world;
 

@@ -1,0 +1,162 @@
+//! What is not told yet, since acts still under way may explain or undo it; and acts that may explain what is seen only later.
+
+use std::time::{Duration, Instant};
+
+use crate::baseline::Writer;
+use crate::inventory::pods;
+use crate::model::{Operation, Rung, ViolationKind};
+
+use super::acts::{Act, Acts};
+use super::away::{WAIT_FOR_INSTALLER, is_away};
+use super::decide::writers_of;
+use super::look::Look;
+use super::slots::Ix;
+use super::unit::Unit;
+use super::verdict::Verdict;
+use super::violations::Finding;
+use super::{Judge, WAIT_FOR_ACTS, WAITS_FOR_ACTS};
+
+/// Looks at a volume that its lawful writer is still working on, before what it left is judged.
+pub(super) const WAITS_FOR_WRITER: u8 = 8;
+/// How long each such wait is.
+pub(super) const WAIT_FOR_WRITER: Duration = Duration::from_millis(150);
+/// Looks at an object that went with its pod's directory, while nothing tells who took it away.
+pub(super) const WAITS_FOR_POD: u8 = 8;
+/// How long each such wait is. Long before, the pod is known to be gone, and its objects are dropped.
+pub(super) const WAIT_FOR_POD: Duration = Duration::from_millis(500);
+/// Looks after an act that moved nothing, before it is told as an attempt.
+const WAITS_FOR_EFFECT: u8 = 2;
+/// Most acts on one object that are kept for what may come of them later.
+const LATELY: usize = 4;
+
+impl Judge {
+    /// Looks once more, with what may have come by then.
+    pub(super) fn wait(&mut self, ix: Ix, acts: Acts, wait: Duration) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.waited = unit.waited.saturating_add(1);
+        unit.apart_mut().acts.put_back(acts, Instant::now());
+        self.schedule.at_latest(ix, Instant::now() + wait);
+    }
+
+    /// A finding that acts still under way may explain, or undo, is not told yet.
+    pub(super) fn must_wait(
+        &self,
+        unit: &Unit,
+        look: &Look,
+        verdict: &Verdict,
+        lawful: &[&Act],
+        unlawful: &[&Act],
+    ) -> Option<Duration> {
+        let seen = unit.seen().copied()?;
+        if verdict.findings.is_empty() {
+            // As a new baseline seals it already: whoever published it is about to be told of.
+            let published = unit.apart().resealed && unit.is_other(look.content) && !look.as_before;
+            if published && lawful.is_empty() && unlawful.is_empty() && unit.waited < WAITS_FOR_ACTS {
+                return Some(WAIT_FOR_ACTS);
+            }
+            let coming = verdict.attempts.iter().any(may_still_come);
+            return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
+        }
+        if unlawful.is_empty() && !lawful.is_empty() {
+            if unit.waited < WAITS_FOR_WRITER {
+                return Some(WAIT_FOR_WRITER);
+            }
+            let looks = u8::try_from(self.options.installer.as_secs()).unwrap_or(u8::MAX);
+            let may_come = unit.waited < WAITS_FOR_WRITER.saturating_add(looks);
+            let comes_again = may_come && is_away(&writers_of(unit), unit, look);
+            return comes_again.then_some(WAIT_FOR_INSTALLER);
+        }
+        if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
+            return Some(WAIT_FOR_ACTS);
+        }
+        let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
+        let mut findings = verdict.findings.iter().filter(news);
+        // What is seen on the disk already, and not yet told of: opening alone changes nothing.
+        let coming = findings.any(|finding| match &finding.act {
+            None => true,
+            Some(act) => act.operation == Operation::Open && matches!(act.sensor, Rung::Lsm | Rung::Fentry),
+        });
+        // The names have not changed yet: a rename in the middle.
+        let same = look.found.as_ref().is_some_and(|found| found.inode == seen.inode());
+        let renaming = same && verdict.reverted_by(Act::touches_names);
+        let wait = coming && unit.waited < WAITS_FOR_ACTS || renaming && unit.waited < WAITS_FOR_EFFECT;
+        wait.then_some(WAIT_FOR_ACTS)
+    }
+
+    /// Its pod's own directory is gone, and no act on a name tells how: a pod that ended before its volume was looked at, or one of
+    /// whose end the acts are still to come.
+    pub(super) fn went_untold(&self, unit: &Unit, acts: &Acts) -> bool {
+        let told = acts.iter().any(|act| act.touches_names() && !act.denied);
+        let path = &unit.object().path;
+        !told && pods::went_with_its_pod(&self.options.root, &self.world.kubelet_root(), path)
+    }
+
+    /// It was taken away by the kubelet, with the pod it belongs to.
+    pub(super) fn goes_lawfully(&self, unit: &Unit, acts: &Acts) -> bool {
+        let mut away = acts.iter().filter(|act| act.touches_names() && !act.denied).peekable();
+        away.peek().is_some()
+            && self.world.target(&unit.object().path).is_some()
+            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet], &unit.object().path))
+    }
+
+    /// The acts that explain a look: where none came since the last one, and the content is other all the same, those that may come to pass
+    /// long after they were told of.
+    pub(super) fn explained(&mut self, ix: Ix, look: &Look, acts: Acts) -> Acts {
+        let Some(unit) = self.units.get_mut(ix) else { return acts };
+        if !acts.is_empty() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
+            return acts;
+        }
+        Acts::again(std::mem::take(&mut unit.apart_mut().lately))
+    }
+
+    /// Acts that may explain a later look.
+    pub(super) fn keep(&mut self, ix: Ix, lately: Vec<Act>, closed: bool) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        if lately.is_empty() && unit.apart().lately.is_empty() {
+            return;
+        }
+        let apart = unit.apart_mut();
+        if lately.is_empty() {
+            apart.lately.retain(|act| act.operation == Operation::Open && !closed);
+        } else {
+            apart.lately = lately;
+        }
+        unit.tidy();
+    }
+}
+
+/// Of acts just judged, those that may come to pass yet: whoever has it open may write by ways that pass no hook, until it is `closed`; and
+/// what was told as an attempt may have been kept waiting.
+pub(super) fn lately(acts: &Acts, attempts: &[Act], closed: bool) -> Vec<Act> {
+    let opened = |act: &Act| act.operation == Operation::Open && !closed;
+    let hooked = |act: &Act| matches!(act.sensor, Rung::Lsm | Rung::Fentry) && !act.denied;
+    let opens = acts.iter().filter(|act| opened(act) && hooked(act));
+    let waiting = attempts.iter().filter(|act| act.operation != Operation::Open && may_still_come(act));
+    opens.chain(waiting).take(LATELY).cloned().collect()
+}
+
+/// Hooks come before the act, and its process may be preempted in between: what moved nothing yet may do so soon. An
+/// opening moves nothing by itself.
+fn may_still_come(act: &Act) -> bool {
+    let before = !matches!(act.sensor, Rung::Fanotify | Rung::Inotify | Rung::Scrub);
+    before && !act.denied && act.operation != Operation::Open
+}
+
+impl Verdict {
+    /// Whether something was only touched, or may have been seen half written, for a reason that is told of in advance: a direct write
+    /// extends a file before its bytes are there.
+    pub(super) fn may_be_early(&self) -> bool {
+        let content = |finding: &&Finding| finding.kind == ViolationKind::Content;
+        let mut written = self.findings.iter().filter(content);
+        self.attempts.iter().any(may_still_come)
+            || self.reverted_by(may_still_come)
+            || written.any(|finding| finding.act.as_ref().is_some_and(may_still_come))
+    }
+
+    fn reverted_by(&self, way: impl Fn(&Act) -> bool) -> bool {
+        self.findings
+            .iter()
+            .filter(|finding| finding.kind == ViolationKind::Reverted)
+            .any(|finding| finding.act.as_ref().is_some_and(&way))
+    }
+}
