@@ -19,6 +19,9 @@ use crate::{cmd, interrupt};
 const NAMESPACE: &str = "istio-system";
 const HOST_PATH: &str = include_str!("../../../assets/node/cni.yaml");
 
+/// Number and time of change of an inode: the number alone is given to the next file at once.
+type Incarnation = (u64, i64, i64);
+
 /// What the installer keeps on the node.
 pub(super) struct Installed {
     pub(super) plugin: PathBuf,
@@ -58,15 +61,16 @@ impl Installed {
         if plugins.iter().filter(|plugin| plugin["type"] == "istio-cni").count() != 1 {
             bail!("{} has not istio-cni in it once: {chain}", self.chain.display());
         }
-        self.inodes().map(drop)
+        self.files().map(drop)
     }
 
     /// What is made anew with each installation.
-    fn inodes(&self) -> Result<[u64; 2]> {
-        let inode = |path: &Path| {
-            fs::metadata(path).map(|meta| meta.ino()).with_context(|| format!("no {}", path.display()))
+    fn files(&self) -> Result<[Incarnation; 2]> {
+        let file = |path: &Path| -> Result<Incarnation> {
+            let meta = fs::metadata(path).with_context(|| format!("no {}", path.display()))?;
+            Ok((meta.ino(), meta.ctime(), meta.ctime_nsec()))
         };
-        Ok([inode(&self.plugin)?, inode(&self.kubeconfig)?])
+        Ok([file(&self.plugin)?, file(&self.kubeconfig)?])
     }
 
     fn pod(cluster: &Cluster) -> Result<String> {
@@ -76,9 +80,9 @@ impl Installed {
     }
 
     /// Waits until another installer has installed all of it anew.
-    fn comes_again(&self, cluster: &Cluster, before: [u64; 2]) -> Result<()> {
+    fn comes_again(&self, cluster: &Cluster, before: [Incarnation; 2]) -> Result<()> {
         interrupt::until("the installer has installed anew", PATIENCE, || {
-            let now = self.inodes()?;
+            let now = self.files()?;
             if now.iter().zip(&before).any(|(now, before)| now == before) {
                 bail!("still the files of before");
             }
@@ -89,11 +93,11 @@ impl Installed {
 
     /// The DaemonSet's pod goes, with what it installed, and another comes; then its process ends, and the kubelet starts it again.
     pub(super) fn restarts(&mut self, cluster: &Cluster) -> Result<()> {
-        let before = self.inodes()?;
+        let before = self.files()?;
         let pod = Self::pod(cluster)?;
         cluster.kubectl(&["-n", NAMESPACE, "delete", "pod", &pod, "--wait=true", "--timeout=120s"])?;
         self.comes_again(cluster, before).context("after its pod was deleted")?;
-        let before = self.inodes()?;
+        let before = self.files()?;
         self.pod = Self::pod(cluster)?;
         let ended = cluster.kubectl(&["-n", NAMESPACE, "exec", &self.pod, "--", "/bin/busybox", "kill", "1"]);
         self.comes_again(cluster, before).context("after its process was ended").inspect_err(|_| {
