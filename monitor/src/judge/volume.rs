@@ -138,9 +138,14 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
     /// A finding of this round already tells of this act: by the same actor on the same name, or as part of what
     /// the same actor did to the names of the volume.
     fn told(&self, verdict: &Verdict, act: &Act) -> bool {
-        let who = |act: &Act| act.actor.as_ref().ok().map(|actor| (actor.tgid, actor.start_boottime));
+        // Where nobody is known, nobody tells them apart.
+        let by_one = |told: &Act| match (&told.actor, &act.actor) {
+            (Ok(one), Ok(other)) => one.is_same_process(other),
+            (Err(_), Err(_)) => true,
+            _ => false,
+        };
         let same = |told: &Act| {
-            who(told) == who(act)
+            by_one(told)
                 && (act.touches_names() || told.touches_names() || told.path.name() == act.path.name())
         };
         verdict.findings.iter().filter_map(|finding| finding.act.as_ref()).any(same)

@@ -105,3 +105,22 @@ async fn a_socket_renamed_onto_a_socket_is_replaced() {
     bench.see("evil", Operation::Rename, "/d", |o| o.renamed_to = Some((dir, b"s".to_vec()))).await;
     assert_eq!(bench.verdicts().await, ["opened Replaced /d/s Rename evil"]);
 }
+
+#[tokio::test]
+async fn one_process_is_one_however_its_start_is_told() {
+    let bench = Bench::new(volume, &["/pods/v"]).await;
+    let at = bench.path("/pods/v");
+    std::os::unix::fs::symlink("..data/other", at.join("tmp")).unwrap();
+    std::fs::rename(at.join("tmp"), at.join("root.pem")).unwrap();
+    bench.see("ln", Operation::Symlink, "/pods/v", |o| o.name = Some(b"tmp".to_vec())).await;
+    let slot = bench.slot("/pods/v");
+    bench
+        .see("ln", Operation::Rename, "/pods/v", |o| {
+            o.name = Some(b"tmp".to_vec());
+            o.renamed_to = Some((slot, b"root.pem".to_vec()));
+            // It was gone when it was asked, and is known by what it executed.
+            o.actor.as_mut().unwrap().start_boottime = 0;
+        })
+        .await;
+    assert_eq!(bench.verdicts().await, ["opened Structure /pods/v/root.pem Rename ln"]);
+}
