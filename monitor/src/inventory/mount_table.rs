@@ -9,10 +9,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::mounts::Mounts;
-
-/// Longest mountinfo that is read, in bytes.
-const MAX: u64 = 64 << 20;
+use super::mounts::{MOUNTINFO_MAX, Mounts};
 
 /// What a `mountinfo` file says.
 #[derive(Debug)]
@@ -25,7 +22,7 @@ impl MountTable {
     /// Reads it, once.
     pub(crate) fn read(file: &mut impl std::io::Read) -> std::io::Result<Self> {
         let mut text = Vec::new();
-        file.take(MAX).read_to_end(&mut text)?;
+        file.take(MOUNTINFO_MAX).read_to_end(&mut text)?;
         Ok(Self { mounts: Mounts::parse(&text), text })
     }
 }

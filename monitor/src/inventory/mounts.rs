@@ -8,7 +8,7 @@ use super::procs::{ProcError, read};
 use crate::model::HostPath;
 
 /// Longest mountinfo that is read, in bytes (a node with thousands of pods has a few megabytes).
-const MOUNTINFO_MAX: u64 = 64 << 20;
+pub(super) const MOUNTINFO_MAX: u64 = 64 << 20;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -82,12 +82,9 @@ impl Judge {
     /// What waited and can no longer be approved, for what stands there now is another thing, with which nothing is wrong. `as_sealed` says
     /// that it is as the newest baseline seals it.
     pub(super) fn awaited_in_vain(&mut self, ix: Ix, now: &[Finding], as_sealed: bool) -> Vec<Finding> {
-        let Some(unit) = self.units.get_mut(ix).filter(|unit| unit.apart().awaited.is_some()) else {
-            return Vec::new();
-        };
-        let sealed = unit.sealed();
-        let Some(awaited) = unit.apart_mut().awaited.take() else { return Vec::new() };
-        let approved = as_sealed && awaited.sealed.differs(&sealed);
+        let Some(unit) = self.units.get_mut(ix) else { return Vec::new() };
+        let Some(awaited) = unit.take_awaited() else { return Vec::new() };
+        let approved = as_sealed && awaited.sealed.differs(&unit.sealed());
         if approved || !now.is_empty() {
             return Vec::new();
         }
@@ -101,8 +98,7 @@ impl Judge {
 
     /// Nothing waits any longer for what goes now.
     pub(super) fn tell_awaited(&mut self, ix: Ix) {
-        let unit = self.units.get_mut(ix).filter(|unit| unit.apart().awaited.is_some());
-        let Some(awaited) = unit.and_then(|unit| unit.apart_mut().awaited.take()) else { return };
+        let Some(awaited) = self.units.get_mut(ix).and_then(Unit::take_awaited) else { return };
         for finding in &awaited.findings {
             self.tell(finding);
         }

@@ -7,8 +7,7 @@ use crate::baseline::{Found, FoundKind, ObserveError};
 use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, ViolationKind};
 
 use super::acts::Acts;
-use super::away::{WAIT_FOR_INSTALLER, is_away};
-use super::decide::writers_of;
+use super::away::WAIT_FOR_INSTALLER;
 use super::look::{Job, Look};
 use super::slots::Ix;
 use super::unit::Standing;
@@ -69,9 +68,10 @@ impl Judge {
                 (ending && unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER)
             });
         if let Some(wait) = wait {
-            let away = wait == WAIT_FOR_INSTALLER && is_away(&writers_of(unit), unit, &look);
             self.wait(ix, acts, wait);
-            if away && let Some(unit) = self.units.get_mut(ix) {
+            if wait == WAIT_FOR_INSTALLER
+                && let Some(unit) = self.units.get_mut(ix)
+            {
                 // Until then nobody can say that the node is intact.
                 unit.standing = Standing::Unverified;
             }

@@ -516,17 +516,12 @@ impl Judge {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.running = true;
         unit.dirty = false;
-        let acts = unit.take_acts();
+        let (acts, closed) = (unit.take_acts(), unit.take_closed());
         let apart = unit.apart();
         let before = apart.before.as_ref().filter(|(_, until)| *until > Instant::now());
         let before = before.map(|(seal, _)| seal.clone());
         let ask = held::ask(unit, &acts);
-        let closed = unit.apart().closed;
-        if closed {
-            unit.apart_mut().closed = false;
-        }
         let from_disk = closed || acts.are_opens();
-        let apart = unit.apart();
         let (object, last) = (unit.sealed(), apart.found.clone());
         let job = Job { ix, object, before, last, ask, closed, from_disk };
         self.in_flight.insert(ix, acts);

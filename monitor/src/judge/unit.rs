@@ -302,6 +302,16 @@ impl Unit {
         self.apart.as_mut().map(|apart| std::mem::take(&mut apart.acts)).unwrap_or_default()
     }
 
+    /// What was published and waited for its baseline, which it does no longer.
+    pub(super) fn take_awaited(&mut self) -> Option<Box<Awaited>> {
+        self.apart.as_mut()?.awaited.take()
+    }
+
+    /// Whether a writer of whom nothing but the open was told closed it since this was last asked.
+    pub(super) fn take_closed(&mut self) -> bool {
+        self.apart.as_mut().is_some_and(|apart| std::mem::take(&mut apart.closed))
+    }
+
     /// The slots inside it, of which there are none from now on.
     pub(super) fn take_inner(&mut self) -> BTreeMap<Incarnation, Slot> {
         self.apart.as_mut().map(|apart| std::mem::take(&mut apart.inner)).unwrap_or_default()

@@ -1,10 +1,8 @@
 //! Ways to change a file, or its name, that hardly any program takes, and that whoever evades a monitor does.
 
-use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -23,10 +21,6 @@ const UNLINKAT: u8 = 36;
 /// A descriptor that stands for the current directory, as in an entry of a ring.
 const HERE: i32 = libc::AT_FDCWD;
 const BLOCK: usize = 4096;
-
-fn text(path: &Path) -> Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
-}
 
 /// Whether a ring of this kernel takes away names, which came with those that rename.
 fn rings_know_names() -> bool {
@@ -110,7 +104,7 @@ pub(super) const ACTS: &[Act] = &[
         ..act(
             "unlink_by_io_uring",
             |site, _| {
-                let path = text(&site.f())?;
+                let path = raw::c_path(&site.f())?;
                 let addr = path.as_ptr() as u64;
                 done(&Request { opcode: UNLINKAT, fd: HERE, addr, ..Request::default() }).map(drop)
             },
@@ -124,7 +118,7 @@ pub(super) const ACTS: &[Act] = &[
             |site, _| {
                 let new = site.out().join("new");
                 fs::write(&new, b"another\n")?;
-                let (from, to) = (text(&new)?, text(&site.f())?);
+                let (from, to) = (raw::c_path(&new)?, raw::c_path(&site.f())?);
                 done(&Request {
                     opcode: RENAMEAT,
                     fd: HERE,
@@ -143,7 +137,7 @@ pub(super) const ACTS: &[Act] = &[
         ..act(
             "truncate_by_io_uring",
             |site, _| {
-                let path = text(&site.f())?;
+                let path = raw::c_path(&site.f())?;
                 let opened = done(&Request {
                     opcode: OPENAT,
                     fd: HERE,
