@@ -27,7 +27,7 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Lane => "lane",
             Self::Release => "release",

@@ -1,24 +1,34 @@
 //! `cargo xtask fuzz`: every parser of what comes from outside, guided by coverage.
 //!
-//! The parsers and their seeds are in `monitor/src/fuzz`; cargo-fuzz (kept in the cache) and rustup's nightly build a libFuzzer program
-//! of each. What a run has found to reach further is kept in `target/fuzz/corpus`, and the next run goes on from there.
+//! The parsers and their seeds are in `monitor/src/fuzz`, the program around them in `fuzz/`: one for all, since a link for each of them
+//! took longer than everything else. What a run has found to reach further is kept in `target/fuzz/corpus`, and the next run goes on from there.
+//!
+//! Plain cargo builds it; cargo-fuzz would bring these flags and nothing else that is used here, and it gives them to every dependency: all
+//! that the agent is made of, once more. Without a sanitizer only our own crates get them, and the rest is what the other lanes have
+//! built. It is stable Rust, too. With AddressSanitizer everything is built anew, by nightly.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::TARGET;
-use crate::cache::Cache;
+use crate::build::{self, Profile, TARGET};
 use crate::cmd::{self, say};
 use crate::setup::{self, Need};
-use crate::workspace;
+use crate::{ebpf, workspace};
 
-const CARGO_FUZZ: &str = "0.13.1";
 /// libFuzzer itself is C++.
 const NEEDS: &[Need] = &[Need { what: "c++", package: "g++" }];
+/// What libFuzzer is guided by: counters on edges, where they are, and both sides of comparisons. As cargo-fuzz has them.
+const GUIDED: [&str; 5] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+];
 /// Longest input, in bytes.
 const LENGTH: u32 = 1 << 16;
 /// Seconds that one input may take, and MiB that a program may have.
@@ -78,16 +88,19 @@ impl Outcome {
         };
         let input = said.rsplit_once("Test unit written to ").and_then(|(_, rest)| rest.lines().next());
         let why = said.lines().find(|line| line.contains("panicked at") || line.contains("ERROR: "));
-        let fault = (!well).then(|| match input {
-            Some(file) => format!(
+        let executions = last("stat::number_of_executed_units:").unwrap_or(0);
+        let fault = match input {
+            Some(file) if !well => Some(format!(
                 "{}; the input: {file}; once more: cargo xtask fuzz {name} --input {file}",
                 why.map_or("it died", str::trim)
-            ),
-            None => format!("it died: {}", cmd::tail(said, 3).replace('\n', " | ")),
-        });
+            )),
+            None if !well => Some(format!("it died: {}", cmd::tail(said, 3).replace('\n', " | "))),
+            _ if executions == 0 => Some("it was given no input".to_owned()),
+            _ => None,
+        };
         Self {
             name: name.to_owned(),
-            executions: last("stat::number_of_executed_units:").unwrap_or(0),
+            executions,
             coverage: last(" cov: ").unwrap_or(0),
             slowest: last("stat::slowest_unit_time_sec:").unwrap_or(0),
             fault,
@@ -123,45 +136,40 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The fuzzers, built.
+/// The fuzzer, built, and the parsers it is to have.
 pub(crate) struct Programs {
     names: Vec<String>,
-    dir: PathBuf,
+    program: PathBuf,
 }
 
 impl Programs {
-    /// Builds those of these names, or all. An error if nightly or cargo-fuzz cannot be had, or there is no such name.
+    /// For the parsers of these names, or all. An error if the program does not build, or there is no such name.
     pub(crate) fn build(sanitizer: Sanitizer, names: &[String]) -> Result<Self> {
-        let bin = tools()?;
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
-        let cargo = |verb: &str| {
-            let mut cargo = cmd::clean("cargo");
-            cargo.env("PATH", &path).env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO_TARGET_DIR");
-            cargo.current_dir(workspace::root().join("fuzz")).args(["fuzz", verb]);
-            cargo
+        setup::packages(setup::BUILD)?;
+        setup::packages(NEEDS)?;
+        let (mut cargo, target) = match sanitizer {
+            Sanitizer::None => (guided()?, workspace::target()),
+            Sanitizer::Address => address()?,
         };
-        let all = cmd::output(&mut cargo("list"))?;
-        let all: Vec<String> =
-            all.lines().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+        cargo.args(["--package", "meshseal-fuzz", "--features", "libfuzzer"]);
+        say!("building the fuzzer (sanitizer {})", sanitizer.word());
+        cmd::run(cargo.arg("--quiet")).context("the fuzzer does not build")?;
+        let program = target.join(TARGET).join(Profile::Lane.name()).join("meshseal-fuzz");
+        // Without a name it tells them all.
+        let all = cmd::output(Command::new(&program).env_remove("FUZZ"))?;
+        let all: Vec<String> = all.lines().map(str::to_owned).collect();
+        if all.is_empty() {
+            bail!("{} knows no parser", program.display());
+        }
         if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
             bail!("{unknown} is no parser: expected one of {}", all.join(", "));
         }
-        let target = place("build").join(sanitizer.word());
-        say!("building the fuzzers (nightly, sanitizer {}); the first time takes minutes", sanitizer.word());
-        let mut build = cargo("build");
-        build.args(["--sanitizer", sanitizer.word(), "--target-dir"]).arg(&target);
-        if let [one] = names {
-            build.arg(one);
-        }
-        cmd::run(&mut build).context("the fuzzers do not build")?;
-        let names = if names.is_empty() { all } else { names.to_vec() };
-        Ok(Self { names, dir: target.join(TARGET).join("release") })
+        Ok(Self { names: if names.is_empty() { all } else { names.to_vec() }, program })
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.dir.join(name));
-        command.args(LIMITS).stdin(Stdio::null());
+        let mut command = Command::new(&self.program);
+        command.env("FUZZ", name).args(LIMITS).stdin(Stdio::null());
         command
     }
 
@@ -216,25 +224,29 @@ fn place(what: &str) -> PathBuf {
     workspace::target().join("fuzz").join(what)
 }
 
-/// The directory with `cargo-fuzz` in it; an error if it or rustup's nightly cannot be had.
-fn tools() -> Result<PathBuf> {
-    let nightly = cmd::output(cmd::clean("rustc").env("RUSTUP_TOOLCHAIN", "nightly").arg("-vV"));
-    nightly
-        .context("no nightly compiler: `rustup toolchain install nightly --profile minimal` provides it")?;
-    setup::packages(NEEDS)?;
-    let dir = Cache::open()?.entry("cargo-fuzz", CARGO_FUZZ, install)?;
-    Ok(dir.join("bin"))
+/// Cargo for our own crates with what guides libFuzzer, and the dependencies of the other lanes.
+fn guided() -> Result<Command> {
+    let mut cargo = build::static_cargo(Profile::Lane, "build", &ebpf::build()?);
+    cargo
+        .env("RUSTC_WORKSPACE_WRAPPER", workspace::root().join("fuzz/guided"))
+        .env("MESHSEAL_GUIDED", GUIDED.join(" "));
+    Ok(cargo)
 }
 
-fn install(dir: &Path) -> Result<()> {
-    say!("building cargo-fuzz {CARGO_FUZZ}, once");
-    let mut cargo = cmd::clean("cargo");
+/// Cargo for everything with AddressSanitizer, and the directory that it builds into.
+fn address() -> Result<(Command, PathBuf)> {
+    cmd::output(cmd::clean("rustc").env("RUSTUP_TOOLCHAIN", "nightly").arg("-vV"))
+        .context("no nightly compiler: `rustup toolchain install nightly --profile minimal` provides it")?;
+    let target = place("build").join("address");
+    let mut cargo = cmd::cargo();
     cargo
-        .env_remove("CARGO_TARGET_DIR")
-        .current_dir("/")
-        .args(["install", "--quiet", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root"])
-        .arg(dir);
-    cmd::run(&mut cargo)
+        .env("RUSTUP_TOOLCHAIN", "nightly")
+        .env("RUSTFLAGS", format!("{} -Zsanitizer=address", GUIDED.join(" ")))
+        // It is built once in a while, and whole.
+        .env("CARGO_INCREMENTAL", "0");
+    cargo.args(["build", "--locked", "--profile", Profile::Lane.name(), "--target", TARGET, "--target-dir"]);
+    cargo.arg(&target);
+    Ok((cargo, target))
 }
 
 #[cfg(test)]
@@ -247,6 +259,16 @@ mod tests {
             stat::number_of_executed_units: 9999\nstat::slowest_unit_time_sec:    0\n";
         let well = Outcome { name: "dsse".into(), executions: 9999, coverage: 1234, slowest: 0, fault: None };
         assert_eq!(Outcome::of("dsse", said, true), well);
+        // The same end with nothing done is none.
+        let said = "Done 0 runs\nstat::number_of_executed_units: 0\n";
+        let idle = Outcome {
+            executions: 0,
+            coverage: 0,
+            fault: Some("it was given no input".to_owned()),
+            ..well.clone()
+        };
+        assert_eq!(Outcome::of("dsse", said, true), idle);
+        assert_eq!(Outcome::of("dsse", "", true), idle);
         let said = "#2\tINITED cov: 51 ft: 52\n\nthread '<unnamed>' panicked at monitor/src/x.rs:1:2:\nwhy\n\
             artifact_prefix='/a/'; Test unit written to /a/crash-1\nBase64: AA==\nstat::number_of_executed_units: 7\n";
         let fault = "thread '<unnamed>' panicked at monitor/src/x.rs:1:2:; the input: /a/crash-1; \

@@ -42,7 +42,7 @@ enum Verb {
     Ebpf,
     /// Build the static `meshseal` binary with its eBPF objects; prints its path
     Build(build::Args),
-    /// Check and test everything: format, lints, licences, docs, unit tests, this machine, four kernels
+    /// Check and test everything: format, lints, licences, docs, unit tests, fuzzing, this machine, four kernels
     Test(test::Args),
     /// Fuzz the parsers of what comes from outside, guided by coverage
     Fuzz(fuzz::Args),

@@ -1,12 +1,14 @@
 //! Every parser of what comes from outside, as a function of bytes: for the fuzzers, and for a short run in the unit tests.
 //!
-//! `cargo xtask fuzz` runs them guided by coverage (rustup's nightly and cargo-fuzz, in `fuzz/`), and so does `cargo xtask test --full`;
-//! where these cannot be had, [`run`] changes seeds. A new parser gets a line in [`TARGETS`] and a file in `fuzz/fuzz_targets`.
+//! `cargo xtask fuzz` runs them guided by coverage (libFuzzer, in `fuzz/`), for a moment in `cargo xtask test` and for long in its
+//! `--full`. Plain `cargo test` needs no libFuzzer: there [`run`] changes seeds. A new parser gets an entry in [`TARGETS`].
 //!
 //! Not here, since others' code parses them and ours takes fields of a type: events of inotify, netlink's and BPF's answers, TLS, gRPC.
 
 mod targets;
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use self::targets::TARGETS;
@@ -14,7 +16,7 @@ pub use self::targets::TARGETS;
 /// A parser: it must end, without a panic, whatever it is given.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name, and that of its file in `fuzz/fuzz_targets`.
+    /// Its name: letters, digits and `_`.
     pub name: &'static str,
     /// Well-formed input to start from.
     pub seeds: &'static [&'static [u8]],
@@ -38,30 +40,46 @@ impl Target {
     }
 }
 
-/// Gives one input to the target of that name.
+/// The one that `FUZZ` names.
+static CHOSEN: OnceLock<&'static Target> = OnceLock::new();
+
+/// Before the first input: finds the parser that the environment variable `FUZZ` names, and writes its seeds into the directory that
+/// `MESHSEAL_FUZZ_SEEDS` names, if it does. Where none is named, the program prints the names of all, one a line, and ends.
 ///
 /// # Panics
-/// There is no such target; or the parser panics, which is what is looked for.
-#[expect(clippy::panic, reason = "a fuzzer wants to die of what it finds")]
-pub fn one(name: &str, bytes: &[u8]) {
-    match TARGETS.iter().find(|target| target.name == name) {
-        Some(target) => (target.run)(bytes),
-        None => panic!("no fuzz target {name}"),
+/// There is no such parser; or its seeds cannot be written.
+#[expect(
+    clippy::panic,
+    reason = "a fuzzer without its parser or its seeds finds nothing, and does not say so"
+)]
+pub fn begin() {
+    let Some(name) = std::env::var_os("FUZZ") else {
+        let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        println!("{}", names.join("\n"));
+        std::process::exit(0);
+    };
+    let Some(target) = TARGETS.iter().find(|target| name == target.name) else {
+        panic!("FUZZ={} names no parser", name.display());
+    };
+    if let Some(dir) = std::env::var_os("MESHSEAL_FUZZ_SEEDS").map(PathBuf::from) {
+        for (at, seed) in target.all_seeds().iter().enumerate() {
+            if let Err(error) = std::fs::write(dir.join(format!("seed-{at}")), seed) {
+                panic!("the seeds of {} cannot be written: {error}", target.name);
+            }
+        }
     }
+    CHOSEN.get_or_init(|| target);
 }
 
-/// Before the first input: writes the seeds of the target of that name into the directory that `MESHSEAL_FUZZ_SEEDS` names, if it does.
+/// Gives one input to the parser that [`begin`] has found.
 ///
 /// # Panics
-/// They cannot be written.
-#[expect(clippy::panic, reason = "a fuzzer without its seeds finds nothing, and does not say so")]
-pub fn begin(name: &str) {
-    let Some(dir) = std::env::var_os("MESHSEAL_FUZZ_SEEDS").map(std::path::PathBuf::from) else { return };
-    let seeds = TARGETS.iter().find(|target| target.name == name).map(Target::all_seeds).unwrap_or_default();
-    for (at, seed) in seeds.iter().enumerate() {
-        if let Err(error) = std::fs::write(dir.join(format!("seed-{at}")), seed) {
-            panic!("the seeds of {name} cannot be written: {error}");
-        }
+/// There is none; or the parser panics, which is what is looked for.
+#[expect(clippy::panic, reason = "a fuzzer wants to die of what it finds")]
+pub fn one(bytes: &[u8]) {
+    match CHOSEN.get() {
+        Some(target) => (target.run)(bytes),
+        None => panic!("no parser was chosen"),
     }
 }
 
@@ -189,7 +207,7 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use super::{TARGETS, Until, run};
+    use super::{TARGETS, Target, Until, run};
     use std::time::Duration;
 
     /// Short by default; `MESHSEAL_FUZZ_SECONDS` makes it so many seconds for each target, from another start each time.
@@ -206,17 +224,13 @@ mod tests {
         }
     }
 
-    /// Each target has its file for cargo-fuzz, and each file its target.
+    /// They are asked for by name, and are names of directories.
     #[test]
-    fn every_target_is_known_to_cargo_fuzz() {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");
-        let mut files: Vec<String> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
-            .collect();
-        files.sort();
-        let mut names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
-        names.sort_unstable();
-        assert_eq!(files, names);
+    fn each_target_has_a_name_of_its_own() {
+        let mut seen = std::collections::BTreeSet::new();
+        for Target { name, .. } in TARGETS {
+            assert!(seen.insert(name), "{name} twice");
+            assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{name}");
+        }
     }
 }

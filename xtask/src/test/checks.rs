@@ -9,6 +9,7 @@ use super::again::Run;
 use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
+use crate::fuzz::{Programs, Sanitizer};
 
 const DENY_VERSION: &str = "0.20.2";
 
@@ -22,7 +23,7 @@ pub(super) fn clippy() -> Result<Tally> {
         "--quiet",
         "--workspace",
         "--all-targets",
-        // What only the fuzzers see: elsewhere it is built in the full lane alone.
+        // What only the fuzzer sees.
         "--features",
         "monitor/fuzz",
         "--locked",
@@ -91,6 +92,23 @@ pub(super) fn unit(run: Run<'_>) -> Result<Tally> {
         tally.passed += one.passed;
         tally.failed += one.failed;
         tally.log.push_str(&one.log);
+    }
+    Ok(tally)
+}
+
+/// Every parser, guided by coverage, for so many seconds each.
+pub(super) fn fuzz(seconds: u32) -> Result<Tally> {
+    let (outcomes, log) = Programs::build(Sanitizer::None, &[])?.fuzz(seconds)?;
+    let mut tally = Tally { log, ..Tally::default() };
+    for outcome in outcomes {
+        tally.log.push_str(&format!("{}\n", outcome.line()));
+        match outcome.fault {
+            None => tally.passed += 1,
+            Some(fault) => {
+                tally.failed += 1;
+                tally.log.push_str(&format!("FAIL fuzz {}: {fault}\n", outcome.name));
+            }
+        }
     }
     Ok(tally)
 }

@@ -1,4 +1,4 @@
-//! Lanes of `--full`: signatures between Meshseal and other makers' tools, and the fuzzers for long.
+//! The lane of `--full` alone: signatures and images between Meshseal and other makers' tools.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,12 @@ use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
 use crate::ebpf;
-use crate::fuzz::{Programs, Sanitizer};
 use crate::setup::{self, Need};
 
 const COSIGN: &str = "3.1.3";
 const SECURESYSTEMSLIB: &str = "1.6.0";
 /// Brings the schema of SARIF 2.1.0 along.
 const JEST_SARIF: &str = "1.0.0-beta.0";
-/// Seconds for each parser.
-const FUZZ_SECONDS: u32 = 120;
 
 /// The tests of `monitor/tests/interop.rs` and `images.rs`, with every tool they can use.
 pub(super) fn interop() -> Result<Tally> {
@@ -102,33 +99,4 @@ fn sarif_schema(cache: &Cache) -> Result<PathBuf> {
 fn executable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
-}
-
-/// Every parser for long: guided by coverage where rustup's nightly and cargo-fuzz can be had, else by changed seeds.
-pub(super) fn fuzz() -> Result<Tally> {
-    let programs = match Programs::build(Sanitizer::None, &[]) {
-        Ok(programs) => programs,
-        Err(error) => {
-            say!("no coverage-guided fuzzing: {error:#}");
-            let objects = ebpf::build()?;
-            let mut cargo = build::static_cargo(Profile::Lane, "test", &objects);
-            cargo.env("MESHSEAL_FUZZ_SECONDS", FUZZ_SECONDS.to_string());
-            cargo.args(["--package", "monitor", "--lib", "fuzz::"]);
-            let note = format!("not guided by coverage: {error:#}");
-            return Ok(Tally { note, ..checks::libtest(&mut cargo)? });
-        }
-    };
-    let (outcomes, mut log) = programs.fuzz(FUZZ_SECONDS)?;
-    let mut tally = Tally::default();
-    for outcome in outcomes {
-        log.push_str(&format!("{}\n", outcome.line()));
-        match outcome.fault {
-            None => tally.passed += 1,
-            Some(fault) => {
-                tally.failed += 1;
-                log.push_str(&format!("FAIL fuzz {}: {fault}\n", outcome.name));
-            }
-        }
-    }
-    Ok(Tally { log, ..tally })
 }

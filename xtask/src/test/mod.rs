@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use self::again::once_more;
 use self::programs::Boot;
@@ -26,6 +26,38 @@ pub(crate) struct Args {
     /// The whole matrix, with what takes hours
     #[arg(long)]
     full: bool,
+    /// Only this lane; may be given more than once
+    #[arg(long, value_name = "LANE")]
+    only: Vec<String>,
+}
+
+impl Args {
+    /// Whether a lane of that name is to run. An error if `--only` names one that does not exist.
+    fn wanted(&self) -> Result<impl Fn(&str) -> bool> {
+        let mut names: Vec<String> = ["format", "clippy", "deny", "doc", "unit", "fuzz", "build", "native"]
+            .map(str::to_owned)
+            .to_vec();
+        if self.full {
+            names.push(INTEROP.to_owned());
+        }
+        names.extend(guests().map(|(name, ..)| name));
+        if let Some(unknown) = self.only.iter().find(|only| !names.contains(only)) {
+            let hint = if unknown == INTEROP { " but with --full" } else { "" };
+            bail!("{unknown} is no lane{hint}: expected one of {}", names.join(", "));
+        }
+        Ok(|name: &str| self.only.is_empty() || self.only.iter().any(|only| only == name))
+    }
+}
+
+const INTEROP: &str = "interop";
+/// Seconds for each parser, with `--full` and without.
+const FUZZ_SECONDS: [u32; 2] = [120, 3];
+
+/// The lanes in guests: name, kernel, and how it is booted.
+fn guests() -> impl Iterator<Item = (String, Series, Boot)> {
+    Series::ALL
+        .iter()
+        .flat_map(|series| Boot::ALL.map(|(boot, suffix)| (format!("vm {series}{suffix}"), *series, boot)))
 }
 
 /// What a lane counted, and what it has to say.
@@ -49,25 +81,38 @@ struct Lane {
 
 /// The verb.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let wanted = args.wanted()?;
+    let guests: Vec<_> = guests().filter(|(name, ..)| wanted(name)).collect();
     say!("set-up");
     setup::packages(setup::BUILD)?;
-    setup::packages(setup::VM)?;
+    if !guests.is_empty() {
+        setup::packages(setup::VM)?;
+    }
     let toolchain = setup::bpf_toolchain()?;
     say!("BPF toolchain: {}", toolchain.name);
     if args.full {
         say!("--full: every lane there is; the matrix adds to them as it grows");
     }
 
-    let mut lanes = vec![
-        lane("format", checks::format)?,
-        lane("clippy", checks::clippy)?,
-        lane("deny", checks::deny)?,
-        lane("doc", checks::doc)?,
-    ];
-    lanes.push(lane("unit", || once_more(checks::unit))?);
+    let mut lanes = Vec::new();
+    let mut run = |name: &str, run: &dyn Fn() -> Result<Tally>| -> Result<()> {
+        if wanted(name) {
+            lanes.push(lane(name, run)?);
+        }
+        Ok(())
+    };
+    run("format", &checks::format)?;
+    run("clippy", &checks::clippy)?;
+    run("deny", &checks::deny)?;
+    run("doc", &checks::doc)?;
+    run("unit", &|| once_more(checks::unit))?;
+    let [long, short] = FUZZ_SECONDS;
+    run("fuzz", &|| checks::fuzz(if args.full { long } else { short }))?;
     if args.full {
-        lanes.push(lane("interop", full::interop)?);
-        lanes.push(lane("fuzz", full::fuzz)?);
+        run(INTEROP, &full::interop)?;
+    }
+    if !["build", "native"].into_iter().any(&wanted) && guests.is_empty() {
+        return Ok(summary(&lanes));
     }
     let mut built = None;
     lanes.push(lane("build", || {
@@ -76,20 +121,18 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     })?);
     match built {
         Some(built) => {
-            lanes.push(lane("native", || once_more(|run| programs::native(&built, args.full, run)))?);
-            let guests: Vec<_> = Series::ALL
-                .iter()
-                .flat_map(|series| Boot::ALL.map(|(boot, suffix)| (*series, boot, suffix)))
-                .collect();
+            if wanted("native") {
+                lanes.push(lane("native", || once_more(|run| programs::native(&built, args.full, run)))?);
+            }
             // Two guests at a time: one uses little more than one core.
             for pair in guests.chunks(2) {
                 let done = std::thread::scope(|scope| {
                     let running: Vec<_> = pair
                         .iter()
-                        .map(|(series, boot, suffix)| {
+                        .map(|(name, series, boot)| {
                             let built = &built;
                             scope.spawn(move || {
-                                lane(&format!("vm {series}{suffix}"), || {
+                                lane(name, || {
                                     once_more(|run| programs::guest(*series, *boot, args.full, built, run))
                                 })
                             })
@@ -180,6 +223,34 @@ fn summary(lanes: &[Lane]) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked(full: bool, only: &[&str]) -> Args {
+        Args { full, only: only.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    #[test]
+    fn lanes_are_chosen_by_name() {
+        let names = ["format", "fuzz", "interop", "vm 5.10", "vm 5.10 fentry"];
+        let chosen = |args: &Args| {
+            let wanted = args.wanted().unwrap();
+            names.into_iter().filter(|name| wanted(name)).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(&asked(true, &[])), names);
+        assert_eq!(chosen(&asked(true, &["interop", "vm 5.10"])), ["interop", "vm 5.10"]);
+        assert_eq!(chosen(&asked(false, &["fuzz"])), ["fuzz"]);
+        let refused = |args: &Args| args.wanted().err().unwrap().to_string();
+        let all = "format, clippy, deny, doc, unit, fuzz, build, native";
+        let vm =
+            "vm 5.10, vm 5.10 fentry, vm 6.1, vm 6.1 fentry, vm 6.12, vm 6.12 fentry, vm 7.2, vm 7.2 fentry";
+        assert_eq!(
+            refused(&asked(true, &["fuzz", "vm"])),
+            format!("vm is no lane: expected one of {all}, interop, {vm}")
+        );
+        assert_eq!(
+            refused(&asked(false, &["interop"])),
+            format!("interop is no lane but with --full: expected one of {all}, {vm}")
+        );
+    }
 
     #[test]
     fn what_failed_is_said_last() {
