@@ -8,7 +8,7 @@ mod bench;
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,15 +69,52 @@ impl Tar {
         self.entry(b'1', name, 0o755, target, &[])
     }
 
-    /// Extended attributes of the next entry.
+    /// One thing about the next entry.
     fn pax(self, name: &str, value: &[u8]) -> Self {
-        let mut length = name.len() + value.len() + 3;
-        length += length.to_string().len();
-        if format!("{length} {name}=").len() + value.len() + 1 != length {
-            length += 1;
+        self.records(&[(name, value)])
+    }
+
+    fn records(self, records: &[(&str, &[u8])]) -> Self {
+        let record = |(name, value): &(&str, &[u8])| {
+            let mut length = name.len() + value.len() + 3;
+            length += length.to_string().len();
+            if format!("{length} {name}=").len() + value.len() + 1 != length {
+                length += 1;
+            }
+            [format!("{length} {name}=").as_bytes(), value, b"\n"].concat()
+        };
+        let records: Vec<u8> = records.iter().flat_map(record).collect();
+        self.entry(b'x', "PaxHeaders/x", 0o644, "", &records)
+    }
+
+    /// A file whose header says another size than what follows.
+    fn sized(mut self, name: &str, size: u64, bytes: &[u8]) -> Self {
+        self.header(b'0', name, 0o644, "", size);
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    /// A sparse file in GNU tar's own format.
+    fn sparse(mut self, name: &str, size: u64, pieces: &[(u64, u64)], bytes: &[u8]) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_path(name).unwrap();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(bytes.len() as u64);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.set_real_size(size);
+        for (slot, (offset, length)) in gnu.sparse.iter_mut().zip(pieces) {
+            slot.set_offset(*offset);
+            slot.set_length(*length);
         }
-        let record = [format!("{length} {name}=").as_bytes(), value, b"\n"].concat();
-        self.entry(b'x', "PaxHeaders/x", 0o644, "", &record)
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
     }
 
     fn finish(mut self) -> Vec<u8> {
@@ -499,6 +536,88 @@ fn archives_say_the_same_as_the_layout() {
     );
 }
 
+/// Files with holes, in each format that GNU tar has for them, against the files themselves.
+#[test]
+fn sparse_files_are_sealed_with_their_holes() {
+    let bench = Bench::new();
+    let root = bench.path("root");
+    fs::create_dir_all(root.join("usr/bin")).unwrap();
+    let long = "n".repeat(150);
+    let mut expected = Vec::new();
+    // More pieces than a header has room for, and than the block after it; holes at both ends; nothing else; none; a small one.
+    for (name, pieces, length) in [
+        ("usr/bin/envoy", (0..90).map(|at| at * 8192).collect::<Vec<_>>(), 90 * 8192 + 5),
+        ("ends", vec![40_960], 400_000),
+        ("hole", vec![], 500_000),
+        ("full", vec![0], 512),
+        ("small", vec![1024, 8192], 10_000),
+        (&long, vec![512], 12_288),
+    ] {
+        let mut bytes = vec![0; length];
+        for (at, piece) in pieces.iter().enumerate() {
+            bytes[*piece..piece + 512].fill(b'a' + u8::try_from(at % 26).unwrap());
+        }
+        // With holes on the disk: tar looks for none in a file that takes as much there as it is long.
+        let file = fs::File::create(root.join(name)).unwrap();
+        file.set_len(length as u64).unwrap();
+        for piece in pieces {
+            file.write_all_at(&bytes[piece..piece + 512], piece as u64).unwrap();
+        }
+        file.sync_all().unwrap();
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        expected.push((format!("/{name}"), sha256(&bytes), length as u64));
+    }
+    expected.push(("/after".to_owned(), sha256(b"after"), 5));
+    fs::write(root.join("after"), "after").unwrap();
+    expected.sort();
+    let formats = [
+        &["--format=gnu"][..],
+        &["--format=pax", "--sparse-version=0.0"],
+        &["--format=pax", "--sparse-version=0.1"],
+        &["--format=pax", "--sparse-version=1.0"],
+    ];
+    for (at, format) in formats.into_iter().enumerate() {
+        // Where exactly the holes are is found by reading: a file system has larger blocks.
+        let args = ["--sparse", "--hole-detection=raw", "--sort=name", "-cf", "layer.tar", "-C", "root", "."];
+        let tar = Command::new("tar").args(format).args(args).current_dir(bench.dir.path()).status();
+        assert!(tar.unwrap().success(), "{format:?}");
+        let layer = fs::read(bench.path("layer.tar")).unwrap();
+        assert!(layer.len() < 200_000, "{format:?}: {} bytes, of which none is a hole", layer.len());
+        let name = format!("sparse{at}");
+        Image::of(vec![(gzip(&layer), layer)]).layout(&bench.path(&name));
+        let objects = bench.seal(&name, &["/**"]);
+        let text = |object: &Value, key: &str| object[key].as_str().unwrap().to_owned();
+        let sealed: Vec<_> = objects
+            .iter()
+            .map(|object| (text(object, "path"), text(object, "sha256"), object["size"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(sealed, expected, "{format:?}");
+    }
+}
+
+/// What the pax records say of a file's size goes before its header, as for files of 8 GiB and more; a link's size is of nothing that follows.
+#[test]
+fn the_size_is_what_pax_records_say() {
+    let bench = Bench::new();
+    let mut layer = Tar::default().pax("size", b"600").sized("a", 0, &[b'a'; 600]);
+    layer = layer.pax("size", b"5").sized("b", 0o77_777_777_777, b"bytes");
+    layer.header(b'2', "link", 0o777, "a", 512);
+    // The last of two headers counts alone, and an empty value leaves what the entry says.
+    let layer = layer.pax("size", b"9").records(&[("path", b"")]).file("c", 0o644, b"c").finish();
+    Image::of(vec![(gzip(&layer), layer)]).layout(&bench.path("layout"));
+    let objects = bench.seal("layout", &["/**"]);
+    let told: Vec<_> =
+        objects.iter().map(|object| (&object["path"], &object["sha256"], &object["size"])).collect();
+    let file = |path: &str, bytes: &[u8]| (json!(path), json!(sha256(bytes)), json!(bytes.len()));
+    let expected = [
+        file("/a", &[b'a'; 600]),
+        file("/b", b"bytes"),
+        file("/c", b"c"),
+        (json!("/link"), Value::Null, Value::Null),
+    ];
+    assert_eq!(told, expected.iter().map(|(path, sha256, size)| (path, sha256, size)).collect::<Vec<_>>());
+}
+
 /// Runs a tool to success, if it is there at all.
 fn tool(dir: &Path, line: &str) -> bool {
     let mut words = line.split_whitespace();
@@ -592,12 +711,24 @@ fn images_that_other_tools_made_are_as_those_tools_unpack_them() {
     assert_eq!(paths(&objects), ["/usr/bin/envoy"], "what it runs");
 }
 
+/// What a map of a sparse file must be.
+const MAP: &str = "a map in order, within the file, of as many bytes as there are; the sparse file /a";
+
 #[test]
 fn archives_that_mean_harm_are_refused_in_one_line() {
     let bench = Bench::new();
     let mut absurd = Tar::default();
     absurd.header(b'0', "big", 0o644, "", 0o77_777_777_777);
     let long = vec![b'x'; 3 << 20];
+    let mut another_checksum = Tar::default().file("a", 0o644, b"x").finish();
+    another_checksum[0] = b'b';
+    let size: (&str, &[u8]) = ("size", b"9");
+    let sparse = |records: &[(&str, &[u8])], bytes: &[u8]| {
+        let records: Vec<_> =
+            records.iter().map(|(key, value)| (format!("GNU.sparse.{key}"), *value)).collect();
+        let records: Vec<_> = records.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        Tar::default().records(&records).file("a", 0o644, bytes).finish()
+    };
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         (
             "path upwards",
@@ -631,17 +762,75 @@ fn archives_that_mean_harm_are_refused_in_one_line() {
             "directories only above files",
         ),
         ("absurd size", absurd.finish(), "as many bytes of each file"),
-        ("holes", Tar::default().entry(b'S', "a", 0o644, "", b"x").finish(), "is something else"),
         (
-            "holes in pax",
-            Tar::default().pax("GNU.sparse.realsize", b"9").file("a", 0o644, b"x").finish(),
-            "without holes",
+            "a volume's second part",
+            Tar::default().entry(b'M', "a", 0o644, "", b"x").finish(),
+            "is something else",
         ),
         (
-            "another size in pax",
-            Tar::default().pax("size", b"9").file("a", 0o644, b"x").finish(),
-            "with one size",
+            "a map without a length",
+            sparse(&[("numblocks", b"0"), ("map", b"")], b""),
+            "the length of the file",
         ),
+        ("a map that overlaps", sparse(&[size, ("numblocks", b"2"), ("map", b"0,3,2,3")], &[b'x'; 6]), MAP),
+        ("a map of less than there is", sparse(&[size, ("numblocks", b"1"), ("map", b"0,3")], b"xxxx"), MAP),
+        ("a map of more than there is", sparse(&[size, ("numblocks", b"1"), ("map", b"0,4")], b"xxx"), MAP),
+        ("a map beyond the end", sparse(&[size, ("numblocks", b"1"), ("map", b"7,3")], b"xxx"), MAP),
+        ("a map with another count", sparse(&[size, ("numblocks", b"2"), ("map", b"0,3")], b"xxx"), MAP),
+        ("half a pair", sparse(&[size, ("numblocks", b"1"), ("map", b"0,3,5")], b"xxx"), MAP),
+        ("no numbers", sparse(&[size, ("numblocks", b"1"), ("map", b"0,-3")], b"xxx"), "length key=value"),
+        ("another version", sparse(&[size, ("major", b"2"), ("minor", b"0")], b"xxx"), "0.0, 0.1 or 1.0"),
+        (
+            "a sparse bomb",
+            sparse(&[("size", b"1000000000000"), ("numblocks", b"0"), ("map", b"")], b""),
+            "unpacks to more than",
+        ),
+        (
+            "a small sparse bomb",
+            sparse(&[("size", b"100000000"), ("numblocks", b"0"), ("map", b"")], b""),
+            "a decompression bomb",
+        ),
+        (
+            "a map in the data that is none",
+            sparse(&[("realsize", b"9"), ("major", b"1"), ("minor", b"0")], &[b'x'; 512]),
+            MAP,
+        ),
+        (
+            "a map in the data that is cut off",
+            sparse(&[("realsize", b"9"), ("major", b"1"), ("minor", b"0")], b"1\n0\n"),
+            "tar archive",
+        ),
+        (
+            "a map in the data without end",
+            sparse(&[("realsize", b"9"), ("major", b"1"), ("minor", b"0")], "1\n".repeat(1 << 20).as_bytes()),
+            MAP,
+        ),
+        (
+            "an endless map in the data",
+            sparse(
+                &[("realsize", b"9"), ("major", b"1"), ("minor", b"0")],
+                ["9999999999\n".to_owned(), "1\n".repeat(1 << 20)].concat().as_bytes(),
+            ),
+            "of headers before one entry",
+        ),
+        ("an unsorted map", Tar::default().sparse("a", 9, &[(5, 1), (0, 1)], b"xx").finish(), MAP),
+        ("a map of GNU tar that lies", Tar::default().sparse("a", 9, &[(0, 3)], b"xxxx").finish(), MAP),
+        (
+            "sparse, in no format",
+            Tar::default().entry(b'S', "a", 0o644, "", b"x").finish(),
+            "a header of GNU tar",
+        ),
+        (
+            "more in pax than there is",
+            Tar::default().pax("size", b"9999").file("a", 0o644, b"x").finish(),
+            "as many bytes of each file",
+        ),
+        (
+            "half an end",
+            [&[0; 512][..], &Tar::default().file("a", 0o644, b"x").finish()].concat(),
+            "half of an end",
+        ),
+        ("another checksum", another_checksum, "that its checksum is not of"),
         (
             "another path in pax",
             Tar::default().pax("path", b"../a").file("a", 0o644, b"x").finish(),

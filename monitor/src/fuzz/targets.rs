@@ -160,7 +160,7 @@ pub const TARGETS: &[Target] = &[
             }
         },
     },
-    Target { name: "layer", seeds: &[include_bytes!("../../../fuzz/seeds/layer.tar")], made: NONE, run: image::fuzz_layer },
+    Target { name: "layer", seeds: &[include_bytes!("../../../fuzz/seeds/layer.tar"), include_bytes!("../../../fuzz/seeds/sparse.tar")], made: NONE, run: image::fuzz_layer },
     Target { name: "archive", seeds: &[include_bytes!("../../../fuzz/seeds/saved.tar")], made: NONE, run: image::fuzz_archive },
     Target { name: "journal", seeds: &[], made: journal::fuzz_seeds, run: journal::fuzz },
     Target {

@@ -8,6 +8,8 @@ use std::rc::Rc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::members::Members;
+use super::sparse::{self, Expanded};
 use crate::baseline::seal::SealedBytes;
 use crate::baseline::secret::SecretKey;
 
@@ -25,7 +27,7 @@ const WHOLE_MAX: u64 = 256 * 1024;
 const CHUNK: usize = 128 * 1024;
 /// Prefix of extended attributes in pax headers, as GNU tar, bsdtar and Go's archive/tar write them.
 const XATTR: &[u8] = b"SCHILY.xattr.";
-/// What marks a sparse file in pax headers.
+/// Prefix of what pax headers say of a sparse file.
 const SPARSE: &[u8] = b"GNU.sparse.";
 
 /// Extended attributes, by name.
@@ -72,97 +74,75 @@ pub enum What {
 
 /// What the headers before an entry say of it.
 #[derive(Debug, Default)]
-pub struct Extended {
+pub(super) struct Extended {
+    /// GNU tar's own headers of long names; they go before pax records.
+    long_path: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    records: Records,
+}
+
+/// The records of a pax header.
+#[derive(Debug, Default)]
+struct Records {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
     uid: Option<u32>,
     gid: Option<u32>,
     xattrs: Xattrs,
-    /// It has holes, and a map of them that is not read here.
-    sparse: bool,
+    sparse: sparse::Records,
 }
 
 impl Extended {
     /// Takes a header up if it is of this kind; whether it was.
     ///
     /// # Errors
-    /// It is not well formed, or of a sparse file.
-    pub fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<bool, String> {
+    /// It is not well formed.
+    pub(super) fn take(&mut self, header: &tar::Header, members: &mut Members<'_>) -> Result<bool, String> {
         use tar::EntryType;
 
-        let kind = entry.header().entry_type();
+        let kind = header.entry_type();
         let mut read = || {
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).map_err(said).map(|_| bytes)
+            members.data_follows(header.entry_size().map_err(said)?);
+            members.header_data()
         };
         let until_nul = |mut bytes: Vec<u8>| {
             bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
             bytes
         };
         match kind {
-            EntryType::GNULongName => self.path = Some(until_nul(read()?)),
-            EntryType::GNULongLink => self.link = Some(until_nul(read()?)),
-            EntryType::XHeader => self.records(&read()?).ok_or("extended headers of `length key=value`")?,
+            EntryType::GNULongName => self.long_path = Some(until_nul(read()?)),
+            EntryType::GNULongLink => self.long_link = Some(until_nul(read()?)),
+            EntryType::XHeader => {
+                // The last one alone counts.
+                self.records = Records::default();
+                self.records.read(&read()?).ok_or("extended headers of `length key=value`")?;
+            }
             // For all entries after it; runtimes pass it over too.
             EntryType::XGlobalHeader => drop(read()?),
             _ => return Ok(false),
         }
-        if self.sparse {
-            return Err("files without holes, not sparse ones".into());
-        }
         Ok(true)
-    }
-
-    /// `length key=value\n`, the length being that of the whole record (pax(1)).
-    fn records(&mut self, mut bytes: &[u8]) -> Option<()> {
-        while !bytes.is_empty() {
-            let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
-            let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
-            let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
-            bytes = &bytes[length..];
-            let equals = record.iter().position(|byte| *byte == b'=')?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
-            let number = || std::str::from_utf8(value).ok()?.parse::<u64>().ok();
-            match key {
-                b"path" => self.path = Some(value.to_vec()),
-                b"linkpath" => self.link = Some(value.to_vec()),
-                b"size" => self.size = Some(number()?),
-                b"uid" => self.uid = Some(u32::try_from(number()?).ok()?),
-                b"gid" => self.gid = Some(u32::try_from(number()?).ok()?),
-                _ if key.starts_with(SPARSE) => self.sparse = true,
-                _ => {
-                    if let Some(name) = key.strip_prefix(XATTR) {
-                        let name = std::str::from_utf8(name).ok()?.to_owned();
-                        self.xattrs.retain(|(known, _)| *known != name);
-                        self.xattrs.push((name, value.to_vec()));
-                        (self.xattrs.len() <= XATTRS_MAX).then_some(())?;
-                    }
-                }
-            }
-        }
-        Some(())
     }
 
     /// The entry that these headers stand before.
     ///
     /// # Errors
     /// It is hostile, or of a kind that no layer has.
-    pub fn entry<R: Read>(
+    pub(super) fn entry(
         self,
-        entry: &mut tar::Entry<'_, R>,
+        header: &tar::Header,
+        members: &mut Members<'_>,
         key: Option<&SecretKey>,
     ) -> Result<Entry, String> {
         use tar::EntryType;
 
-        let header = entry.header();
+        let Self { long_path, long_link, records } = self;
         let kind = header.entry_type();
-        let named = self.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let named = records.sparse.name.clone().or(long_path).or(records.path);
+        let named = named.unwrap_or_else(|| header.path_bytes().into_owned());
         let path = clean(&named)?;
         let shown = String::from_utf8_lossy(&path).into_owned();
-        if self.size.is_some_and(|size| size != entry.size()) {
-            return Err(format!("{shown} with one size: files of 8 GiB and more are not sealed"));
-        }
         let owner = |pax: Option<u32>, value: io::Result<u64>, what: &str| match pax {
             Some(id) => Ok(id),
             None => value
@@ -173,28 +153,87 @@ impl Extended {
         let mode = header.mode().map_err(|e| format!("a mode of {shown} ({e})"))? & 0o7777;
         let meta = Meta {
             mode: u16::try_from(mode).unwrap_or(0),
-            uid: owner(self.uid, header.uid(), "owner")?,
-            gid: owner(self.gid, header.gid(), "group")?,
-            xattrs: self.xattrs,
+            uid: owner(records.uid, header.uid(), "owner")?,
+            gid: owner(records.gid, header.gid(), "group")?,
+            xattrs: records.xattrs,
         };
         let target = || {
             let own = || header.link_name_bytes().unwrap_or_default().into_owned();
-            let target = self.link.unwrap_or_else(own);
+            let target = long_link.or(records.link).unwrap_or_else(own);
             let fine = !target.is_empty() && target.len() <= PATH_MAX && !target.contains(&0);
             fine.then_some(target)
                 .ok_or_else(|| format!("a link {shown} with a target of 1 to {PATH_MAX} bytes"))
         };
+        // Before there was a type for them, directories were files with a slash at the end.
+        let is_old_directory = header.as_bytes()[156] == 0 && named.ends_with(b"/");
+        let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        if is_file {
+            let stored = match records.size {
+                Some(size) => size,
+                None => header.entry_size().map_err(|e| format!("a size of {shown} ({e})"))?,
+            };
+            members.data_follows(stored);
+        }
         let what = match kind {
+            // Nothing follows these, whatever size their headers say.
             EntryType::Directory => What::Directory,
             EntryType::Symlink => What::Symlink(target()?),
             EntryType::Link => What::Hardlink(clean(&target()?)?),
             EntryType::Char | EntryType::Block | EntryType::Fifo => What::Special,
-            // Before there was a type for them, directories were files with a slash at the end.
-            EntryType::Regular if named.ends_with(b"/") => What::Directory,
-            EntryType::Regular | EntryType::Continuous => What::File(content(entry, key)?.map(Rc::new)),
+            _ if is_old_directory => What::Directory,
+            _ if is_file => {
+                let map = match kind {
+                    EntryType::GNUSparse => sparse::own(header, members).map(Some),
+                    _ => records.sparse.map(members),
+                };
+                let map = map.map_err(|expected| format!("{expected}; the sparse file {shown}"))?;
+                members.content_begins();
+                let content = match map {
+                    Some(map) => {
+                        let size = map.size;
+                        content(&mut Expanded::new(members, map)?, size, key)?
+                    }
+                    None => content(members, members.left(), key)?,
+                };
+                What::File(content.map(Rc::new))
+            }
             _ => return Err(format!("files, directories and links only; {shown} is something else")),
         };
         Ok(Entry { path, meta, what })
+    }
+}
+
+impl Records {
+    /// `length key=value\n`, the length being that of the whole record (pax(1)).
+    fn read(&mut self, mut bytes: &[u8]) -> Option<()> {
+        while !bytes.is_empty() {
+            let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
+            let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+            let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+            bytes = &bytes[length..];
+            let equals = record.iter().position(|byte| *byte == b'=')?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            let number = || std::str::from_utf8(value).ok()?.parse::<u64>().ok();
+            match key {
+                // Nothing takes an earlier one away.
+                b"path" => self.path = Some(value.to_vec()).filter(|path| !path.is_empty()),
+                b"linkpath" => self.link = Some(value.to_vec()).filter(|path| !path.is_empty()),
+                b"size" => self.size = Some(number()?),
+                b"uid" => self.uid = Some(u32::try_from(number()?).ok()?),
+                b"gid" => self.gid = Some(u32::try_from(number()?).ok()?),
+                _ => {
+                    if let Some(key) = key.strip_prefix(SPARSE) {
+                        self.sparse.take(key, value)?;
+                    } else if let Some(name) = key.strip_prefix(XATTR) {
+                        let name = std::str::from_utf8(name).ok()?.to_owned();
+                        self.xattrs.retain(|(known, _)| *known != name);
+                        self.xattrs.push((name, value.to_vec()));
+                        (self.xattrs.len() <= XATTRS_MAX).then_some(())?;
+                    }
+                }
+            }
+        }
+        Some(())
     }
 }
 
@@ -204,12 +243,8 @@ pub(super) fn said(e: io::Error) -> String {
     format!("a layer as a tar archive, plain, gzip or zstd ({e})")
 }
 
-/// Hashes a file as it passes.
-fn content<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-    key: Option<&SecretKey>,
-) -> Result<Option<SealedBytes>, String> {
-    let size = entry.size();
+/// Hashes a file of that size as it passes.
+fn content(entry: &mut impl Read, size: u64, key: Option<&SecretKey>) -> Result<Option<SealedBytes>, String> {
     let whole = |seen: u64| {
         let message = "a layer with as many bytes of each file as its header says";
         if seen == size { Ok(()) } else { Err(message.to_owned()) }
@@ -265,11 +300,11 @@ fn clean(path: &[u8]) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Extended;
+    use super::Records;
 
     #[test]
     fn records_end_where_their_length_says() {
-        let mut extended = Extended::default();
+        let mut extended = Records::default();
         let value = b"\x01\x00\n23 path=/elsewhere\n";
         let mut bytes = b"7 uid=5\n".to_vec();
         bytes[0] = b'8';
@@ -277,7 +312,7 @@ mod tests {
         bytes.extend(format!("{length} SCHILY.xattr.user.x=").as_bytes());
         bytes.extend(value);
         bytes.push(b'\n');
-        assert_eq!(extended.records(&bytes), Some(()));
+        assert_eq!(extended.read(&bytes), Some(()));
         assert_eq!((extended.uid, extended.path), (Some(5), None));
         assert_eq!(extended.xattrs, [("user.x".to_owned(), value.to_vec())]);
     }
@@ -295,7 +330,7 @@ mod tests {
             b"20 size=99999999999999999999999999\n",
             b"-1 uid=5\n",
         ] {
-            assert_eq!(Extended::default().records(bad), None, "{}", String::from_utf8_lossy(bad));
+            assert_eq!(Records::default().read(bad), None, "{}", String::from_utf8_lossy(bad));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! One layer as a stream: decompressed, checked against both of its digests, bounded.
 //!
 //! An archive that unpacks to far more than it is (a bomb) is stopped by a bound on the bytes of an image, and long
-//! before that by a bound on the ratio. Names and extended headers are read into memory, so they have bounds of
-//! their own; contents are hashed as they pass.
+//! before that by a bound on the ratio; the holes of sparse files count in both. Names and extended headers are read into memory, so they have
+//! bounds of their own; contents are hashed as they pass.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::entry::{Entry, Extended, said};
 use super::layout::LayerBlob;
+use super::members::Members;
 use crate::baseline::Digest;
 use crate::baseline::secret::SecretKey;
 
@@ -21,8 +22,6 @@ pub const UNPACKED_MAX: u64 = 64 << 30;
 const RATIO_FROM: u64 = 64 << 20;
 /// Most bytes a byte of a layer may unpack to; executables unpack to three or four.
 const RATIO_MAX: u64 = 100;
-/// Most bytes of headers before one entry: long names, extended attributes.
-const HEADERS_MAX: u64 = 1 << 20;
 /// Bytes read at a time.
 const CHUNK: usize = 128 * 1024;
 
@@ -48,32 +47,26 @@ pub fn read(
     let tap = Tap { inner: blob, counted: Rc::clone(&stored) };
     let plain = decompress(tap)?;
     let unpacked = Rc::new(RefCell::new(Counted { count: 0, hash: Sha256::new() }));
-    let left = Rc::new(Cell::new(HEADERS_MAX));
     let guard = Guard {
         inner: plain,
         stored: Rc::clone(&stored),
         unpacked: Rc::clone(&unpacked),
         bound: bounds.unpacked,
-        headers: Rc::clone(&left),
+        holes: 0,
     };
-    let mut archive = tar::Archive::new(guard);
-    {
-        let mut extended = Extended::default();
-        for entry in archive.entries().map_err(said)?.raw(true) {
-            let mut entry = entry.map_err(said)?;
-            if extended.take(&mut entry)? {
-                continue;
-            }
-            // Content is not headers: it is bounded by what may be unpacked.
-            left.set(u64::MAX);
-            take(std::mem::take(&mut extended).entry(&mut entry, key)?)?;
-            left.set(HEADERS_MAX);
+    let mut members = Members::new(guard);
+    let mut extended = Extended::default();
+    while let Some(header) = members.header()? {
+        if extended.take(&header, &mut members)? {
+            continue;
         }
+        take(std::mem::take(&mut extended).entry(&header, &mut members, key)?)?;
+        members.content_ended();
     }
     // What follows the end of the archive belongs to both digests.
-    left.set(u64::MAX);
-    let mut rest = archive.into_inner();
+    let mut rest = members.into_source();
     io::copy(&mut rest, &mut io::sink()).map_err(said)?;
+    let holes = rest.holes;
     drop(rest);
     let (stored, unpacked) = (finished(&stored), finished(&unpacked));
     if described.size.is_some_and(|size| size != stored.0) {
@@ -85,7 +78,7 @@ pub fn read(
     if described.diff_id != unpacked.1 {
         return Err(format!("a layer {} that unpacks to the digest its configuration says", described.name));
     }
-    bounds.unpacked -= unpacked.0.min(bounds.unpacked);
+    bounds.unpacked = bounds.unpacked.saturating_sub(unpacked.0 + holes);
     Ok(())
 }
 
@@ -179,36 +172,43 @@ impl Read for Tap<'_> {
 }
 
 /// Counts and hashes what is unpacked, and stops what has no end.
-struct Guard<'b> {
+pub(super) struct Guard<'b> {
     inner: Box<dyn Read + 'b>,
     stored: Rc<RefCell<Counted>>,
     unpacked: Rc<RefCell<Counted>>,
     bound: u64,
-    headers: Rc<Cell<u64>>,
+    /// Bytes of files that are in no archive.
+    holes: u64,
+}
+
+impl Guard<'_> {
+    /// Counts bytes of a file that are in no archive.
+    pub(super) fn holes(&mut self, bytes: u64) -> io::Result<()> {
+        self.holes = self.holes.saturating_add(bytes);
+        let unpacked = self.unpacked.borrow().count;
+        self.within(unpacked)
+    }
+
+    fn within(&self, unpacked: u64) -> io::Result<()> {
+        let unpacked = unpacked.saturating_add(self.holes);
+        if unpacked > self.bound {
+            return Err(io::Error::other(format!("unpacks to more than {UNPACKED_MAX} bytes")));
+        }
+        let stored = self.stored.borrow().count;
+        if unpacked > RATIO_FROM && unpacked / RATIO_MAX > stored {
+            return Err(io::Error::other(format!("a decompression bomb: more than {RATIO_MAX} to one")));
+        }
+        Ok(())
+    }
 }
 
 impl Read for Guard<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let allowed = usize::try_from(self.headers.get()).unwrap_or(usize::MAX).min(buffer.len());
-        if allowed == 0 && !buffer.is_empty() {
-            return Err(io::Error::other(format!(
-                "more than {HEADERS_MAX} bytes of headers before one entry"
-            )));
-        }
-        let n = self.inner.read(&mut buffer[..allowed])?;
-        if self.headers.get() != u64::MAX {
-            self.headers.set(self.headers.get() - n as u64);
-        }
+        let n = self.inner.read(buffer)?;
         let mut unpacked = self.unpacked.borrow_mut();
         unpacked.count += n as u64;
         unpacked.hash.update(&buffer[..n]);
-        if unpacked.count > self.bound {
-            return Err(io::Error::other(format!("unpacks to more than {UNPACKED_MAX} bytes")));
-        }
-        let stored = self.stored.borrow().count;
-        if unpacked.count > RATIO_FROM && unpacked.count / RATIO_MAX > stored {
-            return Err(io::Error::other(format!("a decompression bomb: more than {RATIO_MAX} to one")));
-        }
+        self.within(unpacked.count)?;
         Ok(n)
     }
 }

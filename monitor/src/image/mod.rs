@@ -1,9 +1,9 @@
 //! Baselines from container images: OCI layouts (directories and tar archives) and `docker save` archives.
 //!
 //! - [`blobs`]: the files of a layout or archive, by name, without unpacking it; [`layout`]: which manifest is for the
-//!   platform, and what it is made of; [`layer`]: one layer as a stream, decompressed and checked; [`entry`]: its entries;
-//!   [`tree`]: the layers one over the other, with whiteouts, links followed inside the root only; [`glob`]: which files;
-//!   [`mod@seal`]: objects of a statement.
+//!   platform, and what it is made of; [`layer`]: one layer as a stream, decompressed and checked; `members`: that split up, [`entry`]: its
+//!   entries, `sparse`: those with holes; [`tree`]: the layers one over the other, with whiteouts, links followed inside the root only;
+//!   [`glob`]: which files; [`mod@seal`]: objects of a statement.
 //!
 //! An archive is hostile input: digests are checked, names cannot leave the root, sizes and counts are bounded, and
 //! nothing is written or kept in memory but names and digests.
@@ -14,7 +14,9 @@ pub mod entry;
 pub mod glob;
 pub mod layer;
 pub mod layout;
+mod members;
 pub mod seal;
+mod sparse;
 pub mod tree;
 
 pub use seal::{Options, seal};
