@@ -536,6 +536,49 @@ fn archives_say_the_same_as_the_layout() {
     );
 }
 
+/// Signatures, bills of materials and attestations lie beside images in a layout; they are none.
+#[test]
+fn what_lies_beside_an_image_is_passed_over() {
+    let bench = Bench::new();
+    image().layout(&bench.path("layout"));
+    let alone = bench.seal("layout", &["/**"]);
+    let put = |bytes: &[u8], kind: &str| {
+        fs::write(bench.path("layout/blobs/sha256").join(sha256(bytes)), bytes).unwrap();
+        json!({"digest": format!("sha256:{}", sha256(bytes)), "size": bytes.len(), "mediaType": kind})
+    };
+    let manifest = |config: &[u8], kind: &str| {
+        let layer = put(b"{\"signed\": true}", "application/vnd.in-toto+json");
+        let manifest = json!({"schemaVersion": 2, "config": put(config, kind), "layers": [layer]});
+        put(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json")
+    };
+    let empty = manifest(b"{}", "application/vnd.oci.empty.v1+json");
+    let chart = manifest(b"name: chart\n", "application/vnd.cncf.helm.config.v1+json");
+    let mut attestation = manifest(
+        br#"{"os": "unknown", "architecture": "unknown", "rootfs": {"type": "layers", "diff_ids": ["sha256:0"]}}"#,
+        "application/vnd.oci.image.config.v1+json",
+    );
+    attestation["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    let inner = put(
+        json!({"schemaVersion": 2, "manifests": [empty.clone(), attestation]}).to_string().as_bytes(),
+        "x",
+    );
+    let index = bench.path("layout/index.json");
+    let whole: Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    let with = |more: Vec<Value>| {
+        let mut all = whole.clone();
+        all["manifests"].as_array_mut().unwrap().extend(more);
+        fs::write(&index, all.to_string()).unwrap();
+    };
+    with(vec![empty.clone(), chart, inner]);
+    assert_eq!(bench.seal("layout", &["/**"]), alone);
+    // An image whose configuration cannot be read is no such thing.
+    with(vec![manifest(b"{}", "application/vnd.oci.image.config.v1+json")]);
+    let said = bench.refused("a configuration without layers", "layout");
+    assert!(said.contains("missing field `rootfs`"), "{said}");
+    fs::write(&index, json!({"schemaVersion": 2, "manifests": [empty]}).to_string()).unwrap();
+    assert!(bench.refused("no image", "layout").contains("an image for linux/amd64"));
+}
+
 /// Files with holes, in each format that GNU tar has for them, against the files themselves.
 #[test]
 fn sparse_files_are_sealed_with_their_holes() {

@@ -65,6 +65,10 @@ pub struct LayerBlob {
     pub diff_id: Digest,
 }
 
+/// What the configuration of an image is called: by the OCI's specification, and by Docker's.
+const IMAGES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Index {
@@ -79,6 +83,8 @@ struct Index {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
+    #[serde(default)]
+    media_type: Option<String>,
     digest: String,
     size: u64,
     #[serde(default)]
@@ -183,7 +189,13 @@ fn follow(
         if found.len() >= IMAGES_MAX {
             return Err(format!("at most {IMAGES_MAX} images"));
         }
-        let configuration: Configuration = parse(&checked(blobs, config)?, &config.digest)?;
+        let configuration: Configuration = match parse(&checked(blobs, config)?, &config.digest) {
+            // A signature, a bill of materials or a chart that lies beside the images.
+            Err(_) if !config.media_type.as_deref().is_none_or(|kind| IMAGES.contains(&kind)) => {
+                return Ok(());
+            }
+            configuration => configuration?,
+        };
         if (&configuration.os, &configuration.architecture) != (&platform.os, &platform.architecture) {
             return Ok(());
         }
