@@ -159,7 +159,11 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let secret_key = secret_key(&config.baselines)?;
     let judge_options = judge::Options {
         root: root.clone(),
-        context: Context { secret_key: secret_key.clone(), ..Context::default() },
+        context: Context {
+            secret_key: secret_key.clone(),
+            profiles: Arc::clone(&config.profiles),
+            ..Context::default()
+        },
         workers: WORKERS,
         // The sensor keeps a few slots for its canaries.
         slots: config.sensor.max_slots.saturating_sub(64),

@@ -9,6 +9,7 @@ use super::object::{Attributes, Content, EntryKind, Names, Seal, SealedObject, x
 use super::observe::{self, Context, Found, FoundKind, ObserveError, Root};
 use super::secret;
 use crate::model::{HostPath, State, Time};
+use crate::profile::Profiles;
 
 /// One way in which an object is not as sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +98,7 @@ pub fn check(
 ) -> Result<(Option<Found>, Vec<Difference>), ObserveError> {
     let found = match observe::observe(root, &sealed.path, &context.for_sealed(sealed)) {
         Ok(found) => found,
-        Err(ObserveError::Missing) => return Ok((None, vec![missing(sealed)])),
+        Err(ObserveError::Missing) => return Ok((None, vec![missing(sealed, &context.profiles)])),
         Err(e) => return Err(e),
     };
     if needs_secret_key(&sealed.seal) && context.secret_key.is_none() {
@@ -107,7 +108,7 @@ pub fn check(
             reason: "it is sealed by HMAC, and the cluster's secret key is not given".into(),
         });
     }
-    let mut differences = compare(sealed, &found);
+    let mut differences = compare(sealed, &found, &context.profiles);
     match (&sealed.seal, &found.kind) {
         (Seal::File(Content::Identity(identity)), FoundKind::File { content, .. }) => {
             let before = old.and_then(|old| identity_of(&old.kind));
@@ -186,14 +187,14 @@ fn check_identity(
 
 /// The difference of an object that is not there.
 #[must_use]
-pub fn missing(sealed: &SealedObject) -> Difference {
+pub fn missing(sealed: &SealedObject, profiles: &Profiles) -> Difference {
     Difference {
         aspect: Aspect::Missing,
         entry: None,
         expected: State::from([("type".into(), sealed.seal.kind().as_str().into())]),
         actual: State::from([("type".into(), "none".into())]),
         detail: match &sealed.seal {
-            Seal::File(Content::Meaning(meaning)) => meaning.without_it(),
+            Seal::File(Content::Meaning(meaning)) => meaning.without_it(profiles),
             _ => None,
         },
     }
@@ -202,11 +203,11 @@ pub fn missing(sealed: &SealedObject) -> Difference {
 /// Compares; empty means intact. Identity of rotated files is [`check`]'s, or the caller's by
 /// [`identity::keeps_identity`]. A secret that cannot be compared for want of the key counts as different.
 #[must_use]
-pub fn compare(sealed: &SealedObject, found: &Found) -> Vec<Difference> {
+pub fn compare(sealed: &SealedObject, found: &Found, profiles: &Profiles) -> Vec<Difference> {
     let mut out = Vec::new();
     match (&sealed.seal, &found.kind) {
         (Seal::File(content), FoundKind::File { size, content: found }) => {
-            file(&mut out, None, content, (*size, found));
+            file(&mut out, None, content, (*size, found), profiles);
         }
         (Seal::Symlink { target }, FoundKind::Symlink { target: found }) => {
             if target != found {
@@ -227,7 +228,7 @@ pub fn compare(sealed: &SealedObject, found: &Found) -> Vec<Difference> {
                 directory(&mut out, names, found);
             }
         }
-        (Seal::Volume { .. }, FoundKind::Volume { .. }) => volume(&mut out, sealed, found),
+        (Seal::Volume { .. }, FoundKind::Volume { .. }) => volume(&mut out, sealed, found, profiles),
         // A directory is looked at as a volume only if it is sealed as one, so this is another type of inode,
         // or a caller who observed without `Context::for_sealed`.
         _ => out.push(Difference {
@@ -250,11 +251,12 @@ fn file(
     entry: Option<&[u8]>,
     sealed: &Content,
     (found_size, found): (u64, &FoundContent),
+    profiles: &Profiles,
 ) {
     let mut expected = State::new();
     let mut actual = State::new();
     if let Content::Meaning(sealed) = sealed {
-        if let Some((expected, mut actual, detail)) = sealed.differs(found.meaning(sealed.form())) {
+        if let Some((expected, mut actual, detail)) = sealed.differs(found.meaning(sealed.form()), profiles) {
             if !found.secret {
                 actual.insert("sha256".into(), hex::encode(found.sha256));
             }
@@ -358,7 +360,7 @@ fn name_differs(out: &mut Vec<Difference>, name: &[u8], expected: &str, actual: 
     });
 }
 
-fn volume(out: &mut Vec<Difference>, sealed: &SealedObject, found: &Found) {
+fn volume(out: &mut Vec<Difference>, sealed: &SealedObject, found: &Found, profiles: &Profiles) {
     let (Seal::Volume { entries: sealed }, FoundKind::Volume { shape, entries: found }) =
         (&sealed.seal, &found.kind)
     else {
@@ -388,7 +390,7 @@ fn volume(out: &mut Vec<Difference>, sealed: &SealedObject, found: &Found) {
             }
             Some(other) => {
                 if let (Some(sealed), FoundKind::File { size, content }) = (&entry.file, &other.kind) {
-                    file(out, Some(&entry.path), sealed, (*size, content));
+                    file(out, Some(&entry.path), sealed, (*size, content), profiles);
                 }
                 attributes(out, Some(&entry.path), &entry.attributes, &other.attributes);
             }

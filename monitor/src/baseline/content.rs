@@ -126,7 +126,7 @@ pub(super) fn content_matches(sealed: &Content, found: &FoundContent) -> Option<
         Content::Sha256(sealed) => Some(sealed.digest == found.sha256),
         Content::Hmac(sealed) => found.hmac.map(|hmac| hmac == sealed.digest),
         Content::PublicKey(sealed) => Some(found.public_key == Some(sealed.digest)),
-        Content::Meaning(sealed) => Some(sealed.differs(found.meaning(sealed.form())).is_none()),
+        Content::Meaning(sealed) => Some(found.meaning(sealed.form()) == Ok(&**sealed)),
         // Judged by `keeps_identity`.
         Content::Identity(_) | Content::Any => Some(true),
     }

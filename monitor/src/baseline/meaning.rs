@@ -122,15 +122,15 @@ impl Meaning {
 
     /// What it means that nothing of it is there.
     #[must_use]
-    pub fn without_it(&self) -> Option<String> {
+    pub fn without_it(&self, profiles: &Profiles) -> Option<String> {
         let Self::Cni(chain) = self else { return None };
-        let plugin = chain.plugins.iter().find(|plugin| mesh_of_plugin(&plugin.kind).is_some())?;
+        let plugin = chain.plugins.iter().find(|plugin| is_of_mesh(&plugin.kind, profiles))?;
         Some(format!("the chain with plugin {} is gone; {BYPASS}", plugin.kind))
     }
 
-    /// How what was found differs from this, as sealed: what differs of each, and a sentence.
+    /// How what was found differs from this, as sealed: what differs of each, and a sentence. The profiles know plugins of meshes.
     #[must_use]
-    pub fn differs(&self, found: Result<&Self, &str>) -> Option<(State, State, String)> {
+    pub fn differs(&self, found: Result<&Self, &str>, profiles: &Profiles) -> Option<(State, State, String)> {
         let state = |meaning: &Self| {
             let (key, value) = meaning.state();
             State::from([(key.to_owned(), value)])
@@ -149,7 +149,7 @@ impl Meaning {
         };
         let detail = match (self, found) {
             (Self::Pem(sealed), Self::Pem(found)) => bundle_differs(sealed, found),
-            (Self::Cni(sealed), Self::Cni(found)) => chain_differs(sealed, found),
+            (Self::Cni(sealed), Self::Cni(found)) => chain_differs(sealed, found, profiles),
             _ => "has another value".to_owned(),
         };
         let (mut expected, mut actual) = (state(self), state(found));
@@ -190,12 +190,12 @@ fn bundle_differs(sealed: &BTreeSet<Digest>, found: &BTreeSet<Digest>) -> String
     }
 }
 
-fn chain_differs(sealed: &Chain, found: &Chain) -> String {
+fn chain_differs(sealed: &Chain, found: &Chain, profiles: &Profiles) -> String {
     let names = |chain: &Chain| chain.plugins.iter().map(|plugin| plugin.kind.clone()).collect::<Vec<_>>();
     let (before, after) = (names(sealed), names(found));
     let mut said = Vec::new();
     let mut bypass = false;
-    let mesh = |kind: &String| mesh_of_plugin(kind).is_some();
+    let mesh = |kind: &String| is_of_mesh(kind, profiles);
     let removed: Vec<&String> = before.iter().filter(|kind| !after.contains(kind)).collect();
     let added: Vec<&String> = after.iter().filter(|kind| !before.contains(kind)).collect();
     if !removed.is_empty() {
@@ -232,11 +232,11 @@ fn list(names: &[&String]) -> String {
     names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The mesh whose CNI plugin is called so.
-fn mesh_of_plugin(kind: &str) -> Option<&'static str> {
+/// Whether a mesh's CNI plugin is called so.
+fn is_of_mesh(kind: &str, profiles: &Profiles) -> bool {
     let place = Place::CniBin(vec![kind.as_bytes().to_vec()]);
-    let found = Profiles::built_in().rule(&place, &crate::profile::Nowhere)?;
-    (!found.profile.containers.is_empty()).then_some(found.profile.mesh.as_str())
+    let found = profiles.rule(&place, &crate::profile::Nowhere);
+    found.is_some_and(|found| !found.profile.containers.is_empty())
 }
 
 /// What a name that is new in a directory of plugin chains means: the runtime takes the first by name.
@@ -368,7 +368,7 @@ impl<'de> Visitor<'de> for Values {
 
 #[cfg(test)]
 mod tests {
-    use super::{Form, Meaning, overtakes};
+    use super::{BYPASS, Form, Meaning, Profiles, overtakes};
 
     const CHAIN: &[u8] = br#"{"cniVersion": "1.0.0", "name": "n", "plugins": [
         {"type": "calico", "mtu": 1}, {"type": "istio-cni", "log": "x"}]}"#;
@@ -378,7 +378,34 @@ mod tests {
     }
 
     fn said(found: &[u8]) -> Option<String> {
-        cni(CHAIN).differs(Ok(&cni(found))).map(|(_, _, said)| said)
+        cni(CHAIN).differs(Ok(&cni(found)), Profiles::built_in()).map(|(_, _, said)| said)
+    }
+
+    #[test]
+    fn plugins_of_a_users_own_mesh_are_known_by_their_profile() {
+        const PROFILE: &str = "apiVersion: meshseal/v1
+profile: ours
+mesh: ours
+about: a mesh of our own
+readFrom: nowhere
+status: read
+containers: [ours-cni]
+files:
+  - { path: \"{cni.bin}/ours-cni\", about: its plugin, class: sealed, role: cni-binary }
+";
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ours.yaml");
+        std::fs::write(&file, PROFILE).unwrap();
+        let ours = Profiles::with(&[file]).unwrap();
+        let sealed = cni(br#"{"name":"n","plugins":[{"type":"calico"},{"type":"ours-cni"}]}"#);
+        let found = cni(br#"{"name":"n","plugins":[{"type":"calico"}]}"#);
+        let said = |profiles| sealed.differs(Ok(&found), profiles).map(|(_, _, said)| said);
+        let removed = "plugin ours-cni removed from the chain";
+        assert_eq!(said(Profiles::built_in()), Some(removed.to_owned()));
+        assert_eq!(said(&ours), Some(format!("{removed}; {BYPASS}")));
+        assert_eq!(sealed.without_it(Profiles::built_in()), None);
+        let gone = format!("the chain with plugin ours-cni is gone; {BYPASS}");
+        assert_eq!(sealed.without_it(&ours), Some(gone));
     }
 
     #[test]
@@ -414,12 +441,12 @@ mod tests {
         for (found, expected) in cases {
             assert_eq!(said(found).as_deref(), Some(expected));
         }
-        let (expected, actual, _) = cni(CHAIN).differs(Ok(&cni(cases[0].0))).unwrap();
+        let (expected, actual, _) = cni(CHAIN).differs(Ok(&cni(cases[0].0)), Profiles::built_in()).unwrap();
         assert_eq!(
             (expected["plugins"].as_str(), actual["plugins"].as_str()),
             ("calico,istio-cni", "calico")
         );
-        let (expected, actual, _) = cni(CHAIN).differs(Ok(&cni(cases[3].0))).unwrap();
+        let (expected, actual, _) = cni(CHAIN).differs(Ok(&cni(cases[3].0)), Profiles::built_in()).unwrap();
         assert_ne!(expected["plugin.calico"], actual["plugin.calico"]);
     }
 
@@ -432,7 +459,7 @@ mod tests {
             assert!(Meaning::read(Form::Cni, text).is_err(), "{}", String::from_utf8_lossy(text));
         }
         let reason = Meaning::read(Form::Cni, twice).unwrap_err();
-        let (expected, actual, said) = cni(CHAIN).differs(Err(&reason)).unwrap();
+        let (expected, actual, said) = cni(CHAIN).differs(Err(&reason), Profiles::built_in()).unwrap();
         assert_eq!((expected["plugins"].as_str(), actual["plugins"].as_str()), ("calico,istio-cni", "none"));
         assert_eq!(said, "cannot be read as cni: no JSON, or a key twice");
         assert_eq!(
@@ -473,7 +500,9 @@ mod tests {
         let pem = |text: &str| Meaning::read(Form::Pem, text.as_bytes());
         let sealed = pem(&format!("{one}{two}")).unwrap();
         assert_eq!(pem(&format!("# roots\n{two}\n\n{one}{one}")).unwrap(), sealed);
-        let said = |text: String| sealed.differs(Ok(&pem(&text).unwrap())).map(|(_, _, said)| said);
+        let said = |text: String| {
+            sealed.differs(Ok(&pem(&text).unwrap()), Profiles::built_in()).map(|(_, _, said)| said)
+        };
         assert_eq!(
             said(format!("{one}{two}{three}")).as_deref(),
             Some("1 certificate added to the bundle: whatever they sign is trusted")

@@ -29,6 +29,7 @@ use super::secret::SecretKey;
 use super::volume::{self, Listing, Shape};
 use super::xattr::xattrs;
 use crate::model::{HostPath, InodeKey, State};
+use crate::profile::Profiles;
 
 /// How often a file that moves under the reader is read again.
 const TRIES: u32 = 4;
@@ -134,7 +135,7 @@ impl Root {
 }
 
 /// What to look for beside the plain hash.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Context {
     /// The cluster's key for secrets; without it no HMAC is made.
     pub secret_key: Option<Arc<SecretKey>>,
@@ -144,6 +145,20 @@ pub struct Context {
     pub forms: Vec<Form>,
     /// What the page cache holds of it does not count: an exchange of extents leaves the old bytes there.
     pub from_disk: bool,
+    /// What tells plugins of meshes from others, for who reads of a difference.
+    pub profiles: Arc<Profiles>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            secret_key: None,
+            volume: None,
+            forms: Vec::new(),
+            from_disk: false,
+            profiles: Arc::clone(Profiles::built_in()),
+        }
+    }
 }
 
 impl Context {
@@ -166,7 +181,7 @@ impl Context {
             _ => {}
         }
         let volume = Some(matches!(sealed.seal, Seal::Volume { .. }));
-        Self { secret_key: self.secret_key.clone(), volume, forms, from_disk: self.from_disk }
+        Self { volume, forms, ..self.clone() }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::baseline::signed::Report;
 use crate::baseline::verify::{self, Differs, Outcome, Progress, verify_with};
 use crate::baseline::{Baseline, Context, Difference, Root, statement, store};
 use crate::model::{HostPath, State, Time};
+use crate::profile::Profiles;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -41,6 +42,9 @@ pub(super) struct Args {
     /// The cluster's key, under which secrets were sealed.
     #[arg(long, value_name = "FILE")]
     secret_key: Option<PathBuf>,
+    /// Profiles beside or instead of the built-in ones: files, or directories of *.yaml. They say what a difference means, not whether it is one.
+    #[arg(long = "profiles", value_name = "FILE")]
+    profiles: Vec<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, wanted: Wanted) -> Result<ExitCode, Failure> {
@@ -76,7 +80,8 @@ pub(super) fn run(args: &Args, wanted: Wanted) -> Result<ExitCode, Failure> {
     interrupt::stops(&progress);
     let bytes = baseline.objects.iter().map(verify::size).sum();
     let line = Line::show(&progress, baseline.objects.len(), bytes);
-    let context = Context { secret_key, ..Context::default() };
+    let profiles = Arc::new(Profiles::with(&args.profiles)?);
+    let context = Context { secret_key, profiles, ..Context::default() };
     let outcome = verify_with(&root, &baseline.objects, &context, &progress);
     drop(line);
     if progress.stop.load(Ordering::Relaxed) && outcome.looked_at < baseline.objects.len() {

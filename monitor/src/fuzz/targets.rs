@@ -121,9 +121,9 @@ pub const TARGETS: &[Target] = &[
         made: NONE, run: |bytes| {
             for form in [Form::Pem, Form::Cni, Form::Json, Form::Yaml] {
                 if let Ok(meaning) = Meaning::read(form, bytes) {
-                    assert_eq!(meaning.differs(Ok(&meaning)), None, "it is as itself");
-                    used((meaning.state(), meaning.without_it()));
-                    used(meaning.differs(Err("why")));
+                    assert_eq!(meaning.differs(Ok(&meaning), Profiles::built_in()), None, "it is as itself");
+                    used((meaning.state(), meaning.without_it(Profiles::built_in())));
+                    used(meaning.differs(Err("why"), Profiles::built_in()));
                 }
             }
         },

@@ -46,7 +46,8 @@ pub(crate) fn look(root: &Root, context: &Context, job: &Job) -> Result<Look, Ob
     let (found, differences) = check(root, &job.object, &context, job.last.as_deref())?;
     let as_before = match (&job.before, &found) {
         (Some(before), Some(found)) if !differences.is_empty() => {
-            before.seal.kind() == job.object.seal.kind() && compare(before, found).is_empty()
+            before.seal.kind() == job.object.seal.kind()
+                && compare(before, found, &context.profiles).is_empty()
         }
         _ => false,
     };
