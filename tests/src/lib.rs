@@ -23,6 +23,7 @@ pub mod audit;
 mod corpus;
 mod day;
 mod delivery;
+pub mod empty;
 mod harness;
 mod kubernetes;
 mod latency;

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use meshseal_tests::audit::Audit;
+use meshseal_tests::empty::Empty;
 use monitor::model::{HostPath, Slot, WatchKind};
 use monitor::sensor::Sensor as _;
 use monitor::sensor::hooks::{self, HookRung, HookSensor, Options, Pinned};
@@ -54,13 +55,17 @@ fn main() -> Result<()> {
     lab.settle()?;
     // Not once more afterwards: for a while the kernel is busy with taking down what was detached.
     let off = lab.acts()?;
-    let on = Watching::start(elsewhere.path(), many)?;
-    let rung = on.sensor.rung();
+    let rung = if hooks::probe().bpf_in_list { HookRung::Lsm } else { HookRung::Fentry };
+    let empty = Empty::attach(rung)?;
+    let empty_acts = lab.acts()?;
+    drop(empty);
+    lab.settle()?;
+    let on = Watching::start(rung, elsewhere.path(), many)?;
     let on_acts = lab.acts()?;
     on.stop(&runtime)?;
     lab.settle()?;
     let off_tagged = lab.round(&|| lab.write_tagged())?;
-    let mut on = Watching::start(elsewhere.path(), many)?;
+    let mut on = Watching::start(rung, elsewhere.path(), many)?;
     on.tag(&lab.tagged, 0)?;
     let held = lab.acts()?;
     let on_tagged = lab.round(&|| lab.write_tagged())?;
@@ -78,7 +83,7 @@ fn main() -> Result<()> {
     println!(
         "{}",
         json!({
-            "rung": rung, "off": off, "on": on_acts, "held": held,
+            "rung": rung.rung(), "off": off, "empty": empty_acts, "on": on_acts, "held": held,
             "inotify_elsewhere": inotify_elsewhere, "inotify": inotify, "fanotify": fanotify, "audit": audit,
             "tagged": { "off": off_tagged, "on": on_tagged },
             "many": { "objects": many, "acts": crowd, "tagged": crowd_tagged },
@@ -179,8 +184,7 @@ struct Watching {
 }
 
 impl Watching {
-    fn start(base: &Path, objects: u32) -> Result<Self> {
-        let rung = if hooks::probe().bpf_in_list { HookRung::Lsm } else { HookRung::Fentry };
+    fn start(rung: HookRung, base: &Path, objects: u32) -> Result<Self> {
         let (tx, mut rx) = tokio::sync::mpsc::channel(4096);
         let drain = std::thread::spawn(move || while rx.blocking_recv().is_some() {});
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());

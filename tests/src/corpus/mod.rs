@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use self::contained::a_container_runs_what_its_image_brought;
 use self::faults::{
     a_hundred_thousand_writes_are_counted, what_is_taken_from_the_sensor_is_missed,
-    what_is_too_much_for_the_sensor_is_named,
+    what_is_too_much_for_the_sensor_is_named, what_overflows_the_queue_is_named,
 };
 use self::first_use::what_nobody_signed_is_held_to_what_it_was_at_first;
 use self::image::a_proxy_is_sealed_from_its_image;
@@ -83,6 +83,8 @@ const FAULTS: &[Case] = crate::cases![
     what_is_too_much_for_the_sensor_is_named,
     uninstalled_it_leaves_nothing_in_the_kernel,
 ];
+/// On the lowest rung alone: the queue of fanotify has no end.
+const QUEUE: &[Case] = crate::cases![what_overflows_the_queue_is_named];
 /// What takes long.
 const STORMS: &[Case] = crate::cases![a_hundred_thousand_writes_are_counted];
 
@@ -145,6 +147,7 @@ pub fn main(part: Part, rung: &'static str) -> ExitCode {
         Part::Faults => FAULTS.to_vec(),
         Part::Overlays if full() => [OVERLAYS, IMAGES].concat(),
         Part::Overlays => OVERLAYS.to_vec(),
+        Part::All if rung == "inotify" => [world::CASES, OTHERS, QUEUE].concat(),
         Part::All => [world::CASES, OTHERS].concat(),
     };
     crate::main(&cases)

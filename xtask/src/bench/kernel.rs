@@ -73,6 +73,15 @@ fn figures_of(series: Series, said: &Value, most: f64) -> Result<Vec<Figure>> {
             beside: Some(("without programs".to_owned(), off)),
             budget: Some(Budget { says: format!("at most {most} % more"), is: more, met: more <= most }),
         });
+        figures.push(Figure {
+            what: format!(
+                "{series} {rung}: {words} with programs that do nothing on file_open and file_permission"
+            ),
+            value: number("empty", act)?,
+            unit: "instructions",
+            beside: Some(("without programs".to_owned(), off)),
+            budget: None,
+        });
         // Any watch on a file system makes its files cost more: one of the agent's, one of inotify's.
         figures.push(Figure {
             what: format!("{series} {rung}: {words} where another file of the file system is watched"),
@@ -128,7 +137,7 @@ mod tests {
         let acts =
             |open: f64, create: f64| serde_json::json!({"open_write_close": open, "create_unlink": create});
         let said = serde_json::json!({
-            "rung": "lsm", "off": acts(1000.0, 2000.0), "on": acts(1040.0, 2300.0),
+            "rung": "lsm", "off": acts(1000.0, 2000.0), "empty": acts(1030.0, 2010.0), "on": acts(1040.0, 2300.0),
             "held": acts(1100.0, 2400.0), "inotify_elsewhere": acts(1080.0, 2100.0), "inotify": acts(1500.0, 2200.0), "fanotify": acts(2600.0, 5000.0), "audit": acts(1400.0, 2900.0),
             "tagged": {"off": 500.0, "on": 900.0},
             "many": {"objects": 100, "acts": acts(1101.0, 2401.0), "tagged": 901.0},
@@ -137,7 +146,7 @@ mod tests {
         let met: Vec<bool> =
             figures.iter().filter_map(|figure| figure.budget.as_ref()).map(|b| b.met).collect();
         assert_eq!(met, [true, true, true, true, false, false, true, true]);
-        assert_eq!(figures.len(), 14);
+        assert_eq!(figures.len(), 16);
         assert!(figures_of(Series::V6_12, &serde_json::json!({"rung": "lsm"}), 5.0).is_err());
     }
 }
