@@ -30,6 +30,12 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
     let parent = read_ptr(task, layout!(task_real_parent));
     let cred = read_ptr(task, layout!(task_real_cred));
     let nsproxy = read_ptr(task, layout!(task_nsproxy));
+    // Each thread has a start of its own, and a process is told by that of its first. Without that, nothing is better than a wrong one.
+    let leader = if known(layout!(task_group_leader)) {
+        read_ptr(task, layout!(task_group_leader))
+    } else {
+        core::ptr::null()
+    };
     let mnt_ns = read_ptr(nsproxy, layout!(nsproxy_mnt_ns));
     // SAFETY: the caller's word, for this and each block below.
     unsafe {
@@ -37,7 +43,7 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
         (*actor).tgid = (both >> 32) as u32;
         (*actor).ppid = read(parent, layout!(task_tgid), 0);
         (*actor).uid = read(cred, layout!(cred_uid), u32::MAX);
-        (*actor).start_boottime = read(task, layout!(task_start_boottime), 0);
+        (*actor).start_boottime = read(leader, layout!(task_start_boottime), 0);
         (*actor).cgroup_id = cgroup_id;
         (*actor).mount_ns = if mnt_ns.is_null() { 0 } else { read(mnt_ns, layout!(mnt_ns_inum), 0) };
         bpf_get_current_comm((&raw mut (*actor).comm).cast(), limits::COMM as u32);
@@ -49,9 +55,8 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
     }
 
     // The kernel calls it by a name of its own (`iou-wrk-4711`), which says nothing of who it works for.
-    let told = known(layout!(task_flags)) && known(layout!(task_comm)) && known(layout!(task_group_leader));
+    let told = known(layout!(task_flags)) && known(layout!(task_comm)) && !leader.is_null();
     if told && read::<u32>(task, layout!(task_flags), 0) & PF_IO_WORKER != 0 {
-        let leader = read_ptr(task, layout!(task_group_leader));
         // SAFETY: the caller's word.
         unsafe { (*actor).comm = read(leader, layout!(task_comm), (*actor).comm) };
         flags |= ACTOR_IO_WORKER;

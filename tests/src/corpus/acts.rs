@@ -496,6 +496,20 @@ const ACTS: &[Act] = &[
         |site, _| super::raw::momentary(&site.f()),
         &[v("f", "content", "write")],
     ),
+    act(
+        "write_by_threads_of_one_process",
+        |site, _| {
+            // The thread has to begin at another time than its process.
+            let began = std::time::Instant::now();
+            while began.elapsed() < std::time::Duration::from_millis(50) {
+                std::thread::yield_now();
+            }
+            other(&site.f())?;
+            let thread = std::thread::scope(|scope| scope.spawn(|| other(&site.f())).join());
+            thread.map_err(|_| anyhow::anyhow!("the thread panicked"))?
+        },
+        &[times(2, "f", "content", "write")],
+    ),
     act("write_to_a_lone_file", |site, _| other(&site.lone().join("f")), &[v("/f", "content", "write")]),
     act(
         "unlink_a_lone_file",

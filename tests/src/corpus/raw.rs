@@ -311,8 +311,11 @@ pub(super) fn set_generation(file: &File, generation: libc::c_int) -> Result<()>
     check(done.into(), "FS_IOC_SETVERSION").map(drop)
 }
 
-/// acct(2): the kernel writes a record there of each process that ends; to nowhere again with `None`.
+/// acct(2): the kernel writes a record there of each process that ends, however little room is left on the file system; to nowhere again with
+/// `None`.
 pub(super) fn account_to(path: Option<&Path>) -> Result<()> {
+    // proc_sys_kernel(5): suspended below the second, resumed above the first, in percent of what is free; looked at so many seconds apart.
+    std::fs::write("/proc/sys/kernel/acct", if path.is_some() { "0 0 1" } else { "4 2 30" })?;
     let path = path.map(c_path).transpose()?;
     let name = path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr());
     // SAFETY: a string that ends with NUL, or none.
