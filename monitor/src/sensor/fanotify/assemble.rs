@@ -5,17 +5,21 @@
 //! `FAN_ATTRIB` without directory and name, before the name event of a link or unlink and after that of a rename; a
 //! change of mode or owner has both.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::parse::{Event, Named, Pidfd};
 use super::sys::FileId;
-use crate::model::Time;
+use crate::model::{Actor, Time};
 
 /// How long a rename waits for the rest of it, which need not come. All of it comes from one system call, but whoever makes it may
 /// lose its processor between them; other events do not make it longer.
 const REST: Duration = Duration::from_millis(120);
 /// How long a change of the link count waits for the name that was made or taken away: that one always comes.
 const NAME: Duration = Duration::from_secs(1);
+
+/// Acts that are held back at once; the first is given as it is, if there are more.
+const HELD_MAX: usize = 256;
 
 /// A directory and an entry of it.
 pub(super) type OwnedName = (FileId, Vec<u8>);
@@ -32,7 +36,12 @@ pub(super) struct Act {
     pub(super) from: Option<OwnedName>,
     pub(super) to: Option<OwnedName>,
     pub(super) replaced: Option<FileId>,
+    /// Who did it, where that was asked while the act waited: by the time it is whole, the process may be gone.
+    pub(super) actor: Option<Who>,
 }
+
+/// The process of an act, or why it is not known.
+pub(super) type Who = Result<Box<Actor>, String>;
 
 /// All bits that make an act a rename.
 pub(super) const MOVES: u64 = libc::FAN_RENAME | libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
@@ -61,6 +70,7 @@ impl Act {
             from,
             to,
             replaced: None,
+            actor: None,
         }
     }
 
@@ -74,90 +84,132 @@ impl Act {
     }
 }
 
-/// Holds one act back until it is whole.
-#[derive(Debug, Default)]
-pub(super) struct Assembler {
-    held: Option<Act>,
-    /// Until when it may be; other events do not make it longer.
+/// An act that is whole, or waits for the rest of it.
+#[derive(Debug)]
+struct Held {
+    act: Act,
+    /// Until when it waits; `None` once it is whole.
     until: Option<Instant>,
 }
 
-impl Assembler {
-    /// How long the act that waits for its other half may still wait; `None` where none does.
-    pub(super) fn waits(&self) -> Option<Duration> {
-        self.held.as_ref()?;
-        self.until.map(|until| until.saturating_duration_since(Instant::now()))
+impl Held {
+    fn new(act: Act) -> Self {
+        let wait = if act.mask & MOVES != 0 {
+            Some(REST)
+        } else if act.is_link_count() {
+            Some(NAME)
+        } else {
+            None
+        };
+        Self { act, until: wait.map(|wait| Instant::now() + wait) }
     }
 
-    /// Whether this event may be the other half of the act that waits, though its inode and directory are not watched.
-    /// Nothing else that is not watched may end the wait: the threads of one process have one pid.
-    pub(super) fn is_completed_by(&self, event: &Event<'_>) -> bool {
-        let Some(held) = self.held.as_ref().filter(|held| held.pid == event.pid) else { return false };
-        if held.mask & MOVES != 0 {
-            return (held.to.is_none() && event.mask & libc::FAN_MOVED_TO != 0)
-                || (held.child.is_none() && event.mask & libc::FAN_MOVE_SELF != 0);
+    /// Whether the event may be the other half, though its inode and directory are not watched.
+    fn is_completed_by(&self, event: &Event<'_>) -> bool {
+        if self.act.mask & MOVES != 0 {
+            return (self.act.to.is_none() && event.mask & libc::FAN_MOVED_TO != 0)
+                || (self.act.child.is_none() && event.mask & libc::FAN_MOVE_SELF != 0);
         }
-        let same = |child: &[u8]| held.child.as_ref().is_some_and(|id| &**id == child);
+        let same = |child: &[u8]| self.act.child.as_ref().is_some_and(|id| &**id == child);
         event.mask & NAMES != 0 && event.child.is_none_or(same)
     }
 
-    /// The act that waits, whole or not: nothing more came.
-    pub(super) fn flush(&mut self) -> Option<Act> {
-        self.held.take()
-    }
-
-    /// Takes the next event; gives at most two acts that are whole now, in order.
-    pub(super) fn take(&mut self, event: Event<'_>, time: Time) -> [Option<Act>; 2] {
-        let mut act = Act::new(event, time);
-        let Some(mut held) = self.held.take() else { return [None, self.hold(act)] };
-        if held.pid != act.pid {
-            return [Some(held), self.hold(act)];
-        }
-        if held.mask & MOVES != 0 {
-            if held.to.is_none() && act.mask & libc::FAN_MOVED_TO != 0 {
-                held.to = act.to.take();
-                held.mask |= act.mask;
-                self.held = Some(held);
-                return [None, None];
+    /// Takes the rest of it in, or some of the rest; gives back what is none.
+    fn take(&mut self, mut more: Act) -> Option<Act> {
+        let held = &mut self.act;
+        if held.mask & MOVES == 0 {
+            // The link count changed: by this very act, if it is on the same inode (or does not tell which).
+            if more.mask & NAMES == 0 || (more.child.is_some() && more.child != held.child) {
+                return Some(more);
             }
-            if act.mask & libc::FAN_MOVE_SELF != 0 && held.child.is_none() {
-                held.child = act.subject().cloned();
-                return [Some(held), None];
-            }
-            if act.is_link_count() && act.child != held.child && held.replaced.is_none() {
-                held.replaced = act.child.take();
-                if held.child.is_some() {
-                    return [Some(held), None];
-                }
-                self.held = Some(held);
-                return [None, None];
-            }
-            return [Some(held), self.hold(act)];
-        }
-        // The link count changed: by this very act, if it is on the same inode (or does not tell which).
-        if act.mask & NAMES != 0 && (act.child.is_none() || act.child == held.child) {
-            act.child = held.child.take();
+            more.child = held.child.take();
+            more.actor = held.actor.take();
             let rest = held.mask & !(libc::FAN_ATTRIB | libc::FAN_DELETE_SELF | libc::FAN_ONDIR);
-            act.mask |= rest | (held.mask & libc::FAN_DELETE_SELF);
-            return [None, Some(act)];
+            more.mask |= rest | (held.mask & libc::FAN_DELETE_SELF);
+            *self = Self { act: more, until: None };
+        } else if held.to.is_none() && more.mask & libc::FAN_MOVED_TO != 0 {
+            held.to = more.to.take();
+            held.mask |= more.mask;
+        } else if more.mask & libc::FAN_MOVE_SELF != 0 && held.child.is_none() {
+            held.child = more.subject().cloned();
+            self.until = None;
+        } else if more.is_link_count() && more.child != held.child && held.replaced.is_none() {
+            held.replaced = more.child.take();
+            if held.child.is_some() {
+                self.until = None;
+            }
+        } else {
+            return Some(more);
         }
-        [Some(held), self.hold(act)]
+        None
+    }
+}
+
+/// Holds acts back until they are whole, and gives them in order: what came after an act that waits waits with it. Processes
+/// act at the same time, so that halves of several acts come in turn; one process does one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Assembler {
+    held: VecDeque<Held>,
+}
+
+impl Assembler {
+    /// How long the first act that waits for the rest of it may still wait; `None` where none does.
+    pub(super) fn waits(&self) -> Option<Duration> {
+        self.held.front()?.until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
-    fn hold(&mut self, act: Act) -> Option<Act> {
-        if act.mask & MOVES != 0 || act.is_link_count() {
-            let wait = if act.is_link_count() { NAME } else { REST };
-            self.held = Some(act);
-            self.until = Some(Instant::now() + wait);
+    /// Whether this event may be the other half of an act that waits, though its inode and directory are not watched.
+    /// Nothing else that is not watched may end the wait: the threads of one process have one pid.
+    pub(super) fn is_completed_by(&self, event: &Event<'_>) -> bool {
+        self.waiting(event.pid)
+            .is_some_and(|at| self.held.get(at).is_some_and(|held| held.is_completed_by(event)))
+    }
+
+    fn waiting(&self, pid: i32) -> Option<usize> {
+        self.held.iter().position(|held| held.until.is_some() && held.act.pid == pid)
+    }
+
+    /// Takes the next event; asks who it was if it is held back.
+    pub(super) fn take(&mut self, event: Event<'_>, time: Time, who: impl FnOnce(i32, &Pidfd) -> Who) {
+        let mut act = Some(Act::new(event, time));
+        let waiting = act.as_ref().and_then(|act| self.waiting(act.pid));
+        if let Some(held) = waiting.and_then(|at| self.held.get_mut(at)) {
+            act = act.and_then(|act| held.take(act));
+            if act.is_some() {
+                // Its process went on with something else: nothing more of it comes.
+                held.until = None;
+            }
+        }
+        if let Some(mut held) = act.map(Held::new) {
+            if held.until.is_some() || self.waits().is_some() {
+                held.act.actor = Some(who(held.act.pid, &held.act.pidfd));
+            }
+            self.held.push_back(held);
+        }
+        if self.held.len() > HELD_MAX
+            && let Some(first) = self.held.front_mut()
+        {
+            first.until = None;
+        }
+    }
+
+    /// Nothing more comes of any.
+    pub(super) fn give_up(&mut self) {
+        self.held.iter_mut().for_each(|held| held.until = None);
+    }
+
+    /// The next act that is whole, or has waited for long enough.
+    pub(super) fn next(&mut self) -> Option<Act> {
+        if self.held.front()?.until.is_some_and(|until| until > Instant::now()) {
             return None;
         }
-        Some(act)
+        self.held.pop_front().map(|held| held.act)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Act, Assembler};
+    use super::{Act, Assembler, Who};
     use crate::model::Time;
     use crate::sensor::fanotify::parse::{Event, Pidfd};
 
@@ -169,13 +221,15 @@ mod tests {
         Event { mask, pid: 1, pidfd: Pidfd::Gone, child, dir, old: None, new: None }
     }
 
+    fn nobody(pid: i32, _: &Pidfd) -> Who {
+        Err(format!("process {pid}"))
+    }
+
     fn feed(events: Vec<Event<'_>>) -> Vec<(u64, bool, bool)> {
         let mut assembler = Assembler::default();
-        let mut acts: Vec<Act> = Vec::new();
-        for event in events {
-            acts.extend(assembler.take(event, Time(0)).into_iter().flatten());
-        }
-        acts.extend(assembler.flush());
+        events.into_iter().for_each(|event| assembler.take(event, Time(0), nobody));
+        assembler.give_up();
+        let acts: Vec<Act> = std::iter::from_fn(|| assembler.next()).collect();
         acts.iter().map(|act| (act.mask, act.child.is_some(), act.replaced.is_some())).collect()
     }
 
@@ -229,5 +283,31 @@ mod tests {
             event(libc::FAN_MOVE_SELF, Some(&A), None),
         ];
         assert_eq!(feed(events), [(libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO, true, true)]);
+    }
+
+    #[test]
+    fn what_two_processes_do_at_a_time_is_put_together_by_process_and_stays_in_order() {
+        let other = |event: Event<'static>| Event { pid: 2, ..event };
+        let mut assembler = Assembler::default();
+        assembler.take(event(libc::FAN_ATTRIB, Some(&A), None), Time(1), nobody);
+        assembler.take(other(event(libc::FAN_ATTRIB, Some(&B), None)), Time(2), nobody);
+        assembler.take(other(event(libc::FAN_DELETE, Some(&B), Some((&DIR, b"b")))), Time(3), nobody);
+        assert!(assembler.next().is_none() && assembler.waits().is_some(), "the first is not whole");
+        assembler.take(event(libc::FAN_DELETE, Some(&A), Some((&DIR, b"a"))), Time(4), nobody);
+        let acts: Vec<Act> = std::iter::from_fn(|| assembler.next()).collect();
+        let told: Vec<_> =
+            acts.iter().map(|act| (act.pid, act.mask, act.child.as_deref().map(|id| id[0]))).collect();
+        assert_eq!(told, [(1, libc::FAN_DELETE, Some(1)), (2, libc::FAN_DELETE, Some(2))]);
+        assert!(assembler.waits().is_none(), "nothing is left");
+    }
+
+    #[test]
+    fn not_more_is_held_back_than_there_is_room_for() {
+        let mut assembler = Assembler::default();
+        assembler.take(event(libc::FAN_ATTRIB, Some(&A), None), Time(0), nobody);
+        for _ in 0..super::HELD_MAX {
+            assembler.take(Event { pid: 2, ..event(libc::FAN_MODIFY, Some(&B), None) }, Time(0), nobody);
+        }
+        assert_eq!(std::iter::from_fn(|| assembler.next()).count(), super::HELD_MAX + 1);
     }
 }

@@ -80,15 +80,13 @@ impl Reader {
     /// The queue is empty: nothing that was held back can still be completed soon.
     fn idle(&mut self) -> Result<(), Stopped> {
         self.quiet = boottime();
-        if let Some(left) = self.assembler.waits() {
+        while let Some(left) = self.assembler.waits() {
             let left = Timespec::try_from(left).unwrap_or(SHORT);
             if self.queue.wait(Some(&left), true)? {
                 return Ok(());
             }
-            if let Some(act) = self.assembler.flush() {
-                let locked = Arc::clone(&self.shared);
-                self.act(&act, &mut locked.lock().unwrap_or_else(PoisonError::into_inner));
-            }
+            let locked = Arc::clone(&self.shared);
+            self.acts(&mut locked.lock().unwrap_or_else(PoisonError::into_inner));
         }
         self.send_window()?;
         if !self.gone.is_empty() {
@@ -117,20 +115,18 @@ impl Reader {
             // Most events are of no concern: nothing of them is copied.
             let wanted = event.mask & !(libc::FAN_OPEN | libc::FAN_ONDIR) != 0;
             if wanted && (concerns(&event, &shared) || self.assembler.is_completed_by(&event)) {
-                for act in self.assembler.take(event, now).iter().flatten() {
-                    self.act(act, &mut shared);
-                }
+                let (actors, quiet) = (&mut self.actors, self.quiet);
+                self.assembler.take(event, now, |pid, pidfd| actors.find(pid, pidfd, quiet));
+                self.acts(&mut shared);
             }
         });
         let malformed = result.err().map(|error| error.to_string());
         let full = "the kernel's queue was full (FAN_Q_OVERFLOW)".to_owned();
         let reason = malformed.or_else(|| overflow.then_some(full));
-        let overdue = self.assembler.waits().is_some_and(|left| left.is_zero());
-        if (reason.is_some() || overdue)
-            && let Some(act) = self.assembler.flush()
-        {
-            self.act(&act, &mut shared);
+        if reason.is_some() {
+            self.assembler.give_up();
         }
+        self.acts(&mut shared);
         drop(shared);
         if let Some(reason) = reason {
             self.send_window()?;
@@ -142,6 +138,13 @@ impl Reader {
             self.lost(0, "more inodes below a watched directory than are kept".into(), Some(slots))?;
         }
         Ok(())
+    }
+
+    /// Those acts that are whole.
+    fn acts(&mut self, shared: &mut Shared) {
+        while let Some(act) = self.assembler.next() {
+            self.act(&act, shared);
+        }
     }
 
     fn act(&mut self, act: &Act, shared: &mut Shared) {
@@ -159,7 +162,8 @@ impl Reader {
         }
         for one in seen {
             let (actors, quiet) = (&mut self.actors, self.quiet);
-            self.window.add(one, act.pid, act.time, || actors.find(act.pid, &act.pidfd, quiet));
+            let who = || act.actor.clone().unwrap_or_else(|| actors.find(act.pid, &act.pidfd, quiet));
+            self.window.add(one, act.pid, act.time, who);
         }
     }
 
