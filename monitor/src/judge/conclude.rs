@@ -83,7 +83,7 @@ impl Judge {
         let resealed = unit.apart().resealed;
         let object = unit.object_ref();
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
-        findings.retain_mut(|finding| !self.book.explains(finding));
+        self.book.explain(&mut findings);
         self.held(ix, job.ask, std::mem::take(&mut look.holders), &acts, &mut findings);
         let awaits = self
             .units

@@ -486,6 +486,8 @@ async fn a_sealed_file_moved_within_its_directory_is_renamed_once() {
 async fn what_was_told_is_not_told_again_with_lesser_words() {
     let mut bench = bench().await;
     std::fs::write(bench.path("/new"), "two").unwrap();
+    std::fs::set_permissions(bench.path("/new"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
     std::fs::rename(bench.path("/new"), bench.path("/x/lone")).unwrap();
     let own = bench.slot("/x/lone");
     bench

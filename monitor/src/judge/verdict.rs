@@ -297,7 +297,10 @@ impl Round<'_> {
         let act = self.pick(|_| true);
         let mut finding = self.finding(ViolationKind::Reverted, act, State::new(), ctime(found.ctime));
         finding.standing = false;
-        finding.detail = Some("changed while no agent ran, and as sealed again".to_owned());
+        // It was not there at the last look, or there was none.
+        let anew = self.acts.iter().any(|act| act.touches_names());
+        let how = if anew { "made anew" } else { "changed while no agent ran" };
+        finding.detail = Some(format!("{how}, and as sealed again"));
         finding
     }
 }

@@ -138,11 +138,32 @@ impl Book {
         self.by_path.keys().filter(|path| *path == dir || path.below(dir).is_some()).cloned().collect()
     }
 
+    /// Puts what open violations tell with better words in those words, and leaves out what has been told. What a look alone found becomes one
+    /// finding where it is part of one violation: bytes and mode of what lies over an object.
+    pub(crate) fn explain(&self, findings: &mut Vec<Finding>) {
+        findings.retain_mut(|finding| !self.explains(finding));
+        let mut left: Vec<Finding> = Vec::with_capacity(findings.len());
+        for finding in findings.drain(..) {
+            let same = |other: &&mut Finding| {
+                let found_alike = other.act.is_none() && finding.act.is_none();
+                found_alike && other.kind == finding.kind && other.object.path == finding.object.path
+            };
+            match left.iter_mut().find(same) {
+                Some(other) => {
+                    other.expected.extend(finding.expected);
+                    other.actual.extend(finding.actual);
+                }
+                None => left.push(finding),
+            }
+        }
+        *findings = left;
+    }
+
     /// Found by comparing alone, what an open violation tells with better words is that violation: other bytes in a
     /// file that was replaced, or the absence of one that was moved away. True where all has been told: the new name
     /// of one that was moved. What the process that replaced a file does to the new one right after belongs to that too: it
     /// was looked at in between.
-    pub(crate) fn explains(&self, finding: &mut Finding) -> bool {
+    fn explains(&self, finding: &mut Finding) -> bool {
         use ViolationKind as V;
         let better: &[V] = match finding.kind {
             V::Content | V::Attributes if finding.act.is_some() => &[V::Replaced],
