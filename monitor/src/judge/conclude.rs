@@ -98,6 +98,7 @@ impl Judge {
             self.accepted(ix, &look, &lawful, was_superseded || resealed);
         }
         let lately = lately(&acts, &verdict.attempts, job.closed);
+        let opens_alone = acts.is_empty() || acts.are_opens();
         for act in verdict.attempts {
             self.attempt(&object, &act);
         }
@@ -113,6 +114,9 @@ impl Judge {
         self.keep(ix, lately, job.closed);
         if late {
             self.schedule.at_latest(ix, Instant::now() + LATE_EFFECT);
+        }
+        if let Some(wait) = self.while_open(ix).filter(|_| opens_alone) {
+            self.schedule.at_latest(ix, Instant::now() + wait);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::baseline::Writer;
 use crate::inventory::pods;
-use crate::model::{Operation, Rung, ViolationKind};
+use crate::model::{Operation, Rung, Time, ViolationKind};
 
 use super::acts::{Act, Acts};
 use super::away::{WAIT_FOR_INSTALLER, is_away};
@@ -28,6 +28,9 @@ pub(super) const WAIT_FOR_POD: Duration = Duration::from_millis(500);
 const WAITS_FOR_EFFECT: u8 = 2;
 /// Most acts on one object that are kept for what may come of them later.
 const LATELY: usize = 4;
+/// Between two looks at an object that somebody has open for writing, of whom nothing but that is told: the kernel itself may write for
+/// him, as a loop device does, and passes no hook. The longer it is open, the longer.
+const WHILE_OPEN: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
 
 impl Judge {
     /// Looks once more, with what may have come by then.
@@ -107,6 +110,16 @@ impl Judge {
             return acts;
         }
         Acts::again(std::mem::take(&mut unit.apart_mut().lately))
+    }
+
+    /// How long until the next look at an object that is open for writing; `None` where it is not.
+    pub(super) fn while_open(&self, ix: Ix) -> Option<Duration> {
+        let opened = self.units.get(ix)?.apart().lately.iter().filter(|act| act.operation == Operation::Open);
+        let since = opened.map(|act| act.first.0).min()?;
+        let open_for =
+            Time::now().0.saturating_sub(since).try_into().map_or(Duration::ZERO, Duration::from_nanos);
+        let [least, most] = WHILE_OPEN;
+        Some((open_for / 2).clamp(least, most))
     }
 
     /// Acts that may explain a later look.

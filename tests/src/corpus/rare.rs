@@ -151,6 +151,18 @@ pub(super) const ACTS: &[Act] = &[
             &[v("f", "content", "truncate")],
         )
     },
+    Act {
+        can: |_| Path::new("/dev/loop-control").exists(),
+        ..prepared(
+            "write_through_a_loop_device",
+            |site| blocks(&site.f(), b'a'),
+            |site, _| {
+                let file = OpenOptions::new().read(true).write(true).open(site.f())?;
+                raw::Loop::of(&file)?.write(&[b'X'; BLOCK])
+            },
+            &[some("f", "content", "open")],
+        )
+    },
     act(
         "account_processes_to_it",
         |site, _| {

@@ -1,9 +1,10 @@
 //! System calls that no safe interface offers.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -320,4 +321,41 @@ pub(super) fn account_to(path: Option<&Path>) -> Result<()> {
     let name = path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr());
     // SAFETY: a string that ends with NUL, or none.
     check(unsafe { libc::acct(name) }.into(), "acct").map(drop)
+}
+
+/// A block device whose blocks are those of an open file.
+pub(super) struct Loop(File);
+
+impl Loop {
+    // include/uapi/linux/loop.h
+    const LOOP_SET_FD: libc::c_ulong = 0x4c00;
+    const LOOP_CLR_FD: libc::c_ulong = 0x4c01;
+    const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+
+    pub(super) fn of(file: &File) -> Result<Self> {
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        // SAFETY: a request without an argument.
+        let free = check(
+            unsafe { libc::ioctl(control.as_raw_fd(), Self::LOOP_CTL_GET_FREE) }.into(),
+            "a free loop device",
+        )?;
+        let device = OpenOptions::new().read(true).write(true).open(format!("/dev/loop{free}"))?;
+        // SAFETY: the argument is a descriptor.
+        let set = unsafe { libc::ioctl(device.as_raw_fd(), Self::LOOP_SET_FD, file.as_raw_fd()) };
+        check(set.into(), "LOOP_SET_FD")?;
+        Ok(Self(device))
+    }
+
+    /// Writes its first block, down to the file.
+    pub(super) fn write(&self, block: &[u8]) -> Result<()> {
+        self.0.write_all_at(block, 0)?;
+        Ok(self.0.sync_all()?)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // SAFETY: a request without an argument.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), Self::LOOP_CLR_FD) };
+    }
 }

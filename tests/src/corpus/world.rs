@@ -522,7 +522,7 @@ acts! {
     chattr clone_range clone_range_that_is_shared
 
     link_an_unnamed_file rename_leaving_a_whiteout chown_of_a_link rename_over_a_link move_extents unlink_by_io_uring
-    rename_by_io_uring truncate_by_io_uring account_processes_to_it fchmodat2 setxattrat file_setattr
+    rename_by_io_uring truncate_by_io_uring write_through_a_loop_device account_processes_to_it fchmodat2 setxattrat file_setattr
     write_after_the_generation_was_set
 
     rename_an_ancestor exchange_an_ancestor remove_all_of_an_ancestor mount_over_the_file mount_over_the_directory

@@ -43,6 +43,15 @@ async fn what_passed_no_hook_is_found_when_its_writer_closes_and_is_by_whoever_o
 }
 
 #[tokio::test]
+async fn what_the_kernel_writes_for_whoever_has_it_open_is_found_while_it_is_open() {
+    let mut bench = bench().await;
+    bench.see("losetup", Operation::Open, "/x/lone", |_| {}).await;
+    assert_eq!(bench.next().await, "attempt /x/lone Open losetup");
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    assert_eq!(bench.next().await, "opened Content /x/lone Open losetup");
+}
+
+#[tokio::test]
 async fn a_publish_that_is_seen_before_it_is_told_is_accepted_by_its_writer() {
     let mut bench = Bench::new(volume, &["/pods/v"]).await;
     std::fs::write(bench.path("/pods/v/..2026_01/root.pem"), "two").unwrap();
