@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// The word before what a process is to play.
 pub(crate) const ROLE: &str = "--role";
@@ -43,7 +43,9 @@ impl Process {
     /// Waits for this word.
     pub(crate) fn hear(&mut self, word: &str) -> Result<()> {
         let mut line = String::new();
-        self.output.read_line(&mut line)?;
+        if self.output.read_line(&mut line)? == 0 {
+            bail!("{} ended with {} instead of saying {word}", self.name, self.child.wait()?);
+        }
         ensure!(line.trim_end() == word, "{} said {line:?} instead of {word}", self.name);
         Ok(())
     }
@@ -106,11 +108,13 @@ pub(crate) fn heard() -> Result<Option<String>> {
     Ok(some.then(|| line.trim_end_matches('\n').to_owned()))
 }
 
-/// Does what each line says until there is no more, and says so.
+/// Does what each line says until there is no more, and says so, or why not.
 pub(crate) fn obey(act: impl Fn(&[&str]) -> Result<()>) -> Result<()> {
     while let Some(line) = heard()? {
-        act(&line.split(' ').collect::<Vec<_>>()).with_context(|| line.clone())?;
-        say("done")?;
+        match act(&line.split(' ').collect::<Vec<_>>()) {
+            Ok(()) => say("done")?,
+            Err(error) => say(&format!("failed: {error:#}").replace('\n', " "))?,
+        }
     }
     Ok(())
 }
