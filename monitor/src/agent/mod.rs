@@ -7,6 +7,7 @@
 mod baselines;
 mod events;
 mod first_use;
+mod kubelet;
 mod memory;
 mod pods;
 mod recorder;
@@ -175,6 +176,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         installer: Duration::from_secs(60),
     };
     let world: Arc<dyn judge::World> = Arc::clone(&node) as _;
+    let writers = Arc::clone(&node);
     let mut judge = Judge::new(judge_options, world, sensor, drafts_tx.clone(), live_tx);
     for record in &history.violations {
         judge.replay(record);
@@ -233,8 +235,9 @@ async fn serve(config: Config) -> Result<(), StartError> {
         while judging.join_next().await.is_some() {}
         // The recorder ends when the last sender of drafts is gone: the agent's and the judge's are.
         while recording.join_next().await.is_some() {}
-        let stopped = Draft::now(Severity::Info, RecordBody::AgentStopped { reason });
-        if let Err(e) = handle.append(vec![stopped]).await {
+        let mut last = writers.writer_changes();
+        last.push(Draft::now(Severity::Info, RecordBody::AgentStopped { reason }));
+        if let Err(e) = handle.append(last).await {
             tracing::error!(error = %e, "the stop could not be journaled");
         }
         // The receivers' copy ends with a signed one.
@@ -321,6 +324,7 @@ impl Agent {
                     if self.look_for_pods().await {
                         self.tell().await;
                     }
+                    send(&self.drafts, self.node.writer_changes()).await;
                 }
                 Ok(()) = self.cluster.changed() => self.cluster_told().await,
                 _ = watcher.changed() => {

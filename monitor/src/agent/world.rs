@@ -20,7 +20,7 @@ use crate::inventory::procs::Proc;
 use crate::inventory::writers::{Declared, Lawful, Writers};
 use crate::journal::{JournalHandle, JournalHealth, TreeHead};
 use crate::judge::{AgentFacts, MeshFiles, World};
-use crate::model::{Actor, Class, HostPath, Observation, Record, Severity, Target, ViolationKind};
+use crate::model::{Actor, Class, Draft, HostPath, Observation, Record, Severity, Target, ViolationKind};
 use crate::profile::{Layout, Profiles};
 use crate::sensor::Health;
 use crate::status::{
@@ -28,10 +28,13 @@ use crate::status::{
 };
 
 use super::events::{Events, root_of};
+use super::kubelet::Kubelet;
 use super::recorder::Opened;
 
 /// How often, at most, the kubelet is looked for again because somebody unknown acted.
 const REFRESH: Duration = Duration::from_secs(1);
+/// The same, where it may be the kubelet that acted: one that was started a moment ago.
+const REFRESH_NEW: Duration = Duration::from_millis(20);
 
 /// Everything the judge asks, behind locks that are held for short reads of /proc at most.
 #[derive(Debug)]
@@ -60,12 +63,14 @@ struct Who {
     attribution: Attribution,
     writers: Writers,
     in_pods: InPods,
+    kubelet: Kubelet,
     refreshed: Instant,
 }
 
 impl Who {
     fn refresh(&mut self) {
         self.writers.refresh(self.attribution.view());
+        self.kubelet.look(&self.writers, &mut self.attribution);
         self.attribution.set_kubelet_root(self.writers.kubelet_root());
         self.refreshed = Instant::now();
     }
@@ -85,7 +90,8 @@ impl Node {
         let attribution =
             Attribution::new(host_root, writers.kubelet_root(), Arc::clone(&profiles), Arc::clone(&api));
         let in_pods = InPods::new(root.clone(), Proc::default());
-        let mut who = Who { attribution, writers, in_pods, refreshed: Instant::now() };
+        let (kubelet, refreshed) = (Kubelet::default(), Instant::now());
+        let mut who = Who { attribution, writers, in_pods, kubelet, refreshed };
         who.refresh();
         Self {
             host_root: host_root.to_owned(),
@@ -135,6 +141,11 @@ impl Node {
         self.who().in_pods.look();
     }
 
+    /// Lawful writers of the node that became another executable since this was last asked.
+    pub(super) fn writer_changes(&self) -> Vec<Draft> {
+        self.who().kubelet.take_changes()
+    }
+
     fn who(&self) -> std::sync::MutexGuard<'_, Who> {
         self.who.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,7 +178,9 @@ impl World for Node {
             return who.in_pods.is_lawful(actor, &writer, pod.as_deref());
         }
         let known = who.writers.is_lawful(actor, writer.name());
-        if known == Lawful::Yes || who.refreshed.elapsed() < REFRESH {
+        let recent = who.refreshed.elapsed();
+        let due = if who.writers.may_be_new(actor) { REFRESH_NEW } else { REFRESH };
+        if known == Lawful::Yes || recent < due {
             return known;
         }
         // A kubelet that was started a moment ago is proven now, or not at all.

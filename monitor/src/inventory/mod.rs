@@ -15,5 +15,6 @@ pub(crate) mod mount_table;
 pub mod mounts;
 pub mod pods;
 pub mod procs;
+mod succession;
 pub mod workloads;
 pub mod writers;

@@ -2,8 +2,8 @@
 //!
 //! A kubelet is a process that looks like one (arguments and executable), runs as root in the host's mount namespace
 //! outside the kubepods cgroups, and is not traced. The first proof fixes the executable's inode and the cgroup: from
-//! then on only the same inode in the same cgroup is the kubelet again. A baseline may name writers by path and hash
-//! instead; a declared writer replaces what would be found by looks.
+//! then on only the same inode in the same cgroup is the kubelet again, or what follows on it ([`super::succession`]). A baseline may name
+//! writers by path and hash instead; a declared writer replaces what would be found by looks.
 //!
 //! What this cannot prove: an executable swapped by `prctl(PR_SET_MM_EXE_FILE)`, or code written into a kubelet's memory
 //! and detached again. Where the sensor takes identity at exec, its actor carries the executable of that moment.
@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::inodes;
 use super::procs::{Proc, base_name};
+use super::succession::{Fixed, Former, successor};
 use crate::attribution::{CgroupView, below_root, cgroup};
 use crate::model::{Actor, HostPath, InodeKey};
 
@@ -74,8 +75,9 @@ pub struct Writers {
     host_root: PathBuf,
     host_mount_ns: Option<u64>,
     kubelets: Vec<Proven>,
-    /// Executable and cgroup as first proven; outlives the processes, so that a restart is known again.
-    fixed: Option<(InodeKey, String)>,
+    former: Former,
+    /// Executable and cgroup as proven; outlives the processes, so that a restart is known again.
+    fixed: Option<Fixed>,
     declared: BTreeMap<String, (Declared, Result<InodeKey, String>)>,
     rejected: Vec<String>,
 }
@@ -89,6 +91,7 @@ impl Writers {
             proc,
             host_root: host_root.to_owned(),
             kubelets: Vec::new(),
+            former: Former::default(),
             fixed: None,
             declared: BTreeMap::new(),
             rejected: Vec::new(),
@@ -106,26 +109,34 @@ impl Writers {
 
     /// Looks for kubelets again. Returns whether what is known changed.
     pub fn refresh(&mut self, view: &CgroupView) -> bool {
+        let pids = self.proc.pids().unwrap_or_default();
+        let found = pids.into_iter().filter_map(|pid| self.examine(pid, view)).collect();
+        self.take_up(found)
+    }
+
+    /// Of these, which passed the whole proof, some are the kubelet.
+    fn take_up(&mut self, mut found: Vec<Proven>) -> bool {
         let before = (self.kubelets.clone(), self.fixed.clone());
         self.rejected.clear();
-        let pids = self.proc.pids().unwrap_or_default();
-        let mut found: Vec<Proven> = pids.into_iter().filter_map(|pid| self.examine(pid, view)).collect();
         found.sort_by_key(|kubelet| kubelet.start_boottime);
-        if self.fixed.is_none()
-            && let Some(oldest) = found.first()
-        {
-            self.fixed = Some((oldest.exe, oldest.cgroup.clone()));
+        if self.fixed.is_none() {
+            self.fixed = found.first().map(Fixed::of);
         }
-        let fixed = self.fixed.clone();
-        let (known, strange): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|one| fixed == Some((one.exe, one.cgroup.clone())));
-        self.rejected.extend(strange.into_iter().map(|one| {
-            format!(
-                "pid {} looks like a kubelet but is another executable or in another cgroup: {}",
-                one.tgid, one.exe_path
-            )
-        }));
-        self.kubelets = known;
+        if let Some(fixed) = self.fixed.clone() {
+            let (known, others): (Vec<_>, Vec<_>) = found.iter().cloned().partition(|one| fixed.is(one));
+            match successor(&self.host_root, &fixed, !known.is_empty(), &others) {
+                Ok(next) => {
+                    found.retain(|one| next.is(one));
+                    self.fixed = Some(next);
+                }
+                Err(why) => {
+                    found = known;
+                    self.rejected = why;
+                }
+            }
+        }
+        self.former.note(&self.kubelets, &found);
+        self.kubelets = found;
         before != (self.kubelets.clone(), self.fixed.clone())
     }
 
@@ -139,6 +150,14 @@ impl Writers {
     #[must_use]
     pub fn rejected(&self) -> &[String] {
         &self.rejected
+    }
+
+    /// Whether it is called as one that could be a kubelet, and may have started since the last look.
+    #[must_use]
+    pub fn may_be_new(&self, actor: &Actor) -> bool {
+        let exe = actor.exe.as_ref().map(|exe| base_name(exe.as_bytes()));
+        let called = exe.is_some_and(|exe| exe == b"kubelet" || MULTI_CALL.contains(&exe));
+        called && !self.kubelets.iter().any(|known| self.same_process(known, actor))
     }
 
     /// The kubelet's directory as the host names it.
@@ -185,12 +204,21 @@ impl Writers {
     }
 
     fn is_kubelet(&self, actor: &Actor, exe: InodeKey) -> Lawful {
-        let Some((fixed_exe, fixed_cgroup)) = &self.fixed else {
+        let Some(Fixed { exe: fixed_exe, cgroup: fixed_cgroup, .. }) = &self.fixed else {
             return Lawful::Unknown("no kubelet was found on this node".into());
         };
         let path = actor.exe.as_ref().map_or_else(|| "unknown path".into(), ToString::to_string);
+        let ended = |one: &Proven| {
+            one.exe == exe
+                && self.same_process(one, actor)
+                && actor.cgroup.as_ref().is_none_or(|own| *own == one.cgroup)
+        };
         if exe != *fixed_exe {
-            return Lawful::No(format!("is another executable than the kubelet: {path}"));
+            return if self.former.iter().any(ended) {
+                Lawful::Yes
+            } else {
+                Lawful::No(format!("is another executable than the kubelet: {path}"))
+            };
         }
         match &actor.cgroup {
             Some(cgroup) if cgroup == fixed_cgroup => Lawful::Yes,
@@ -295,7 +323,7 @@ fn root_dir(args: &[Vec<u8>], exe: &HostPath, cwd: Option<&HostPath>) -> HostPat
 
 #[cfg(test)]
 mod tests {
-    use super::{Declared, Lawful, Writers, looks_like_kubelet, root_dir};
+    use super::{Declared, Fixed, Lawful, Proven, Writers, looks_like_kubelet, root_dir};
     use crate::inventory::procs::Proc;
     use crate::model::{Actor, HostPath, InodeKey};
     use std::path::Path;
@@ -343,7 +371,11 @@ mod tests {
     fn writers() -> Writers {
         let mut writers = Writers::new(Path::new("/"), Proc::default());
         writers.host_mount_ns = Some(1);
-        writers.fixed = Some((InodeKey { dev: 1, ino: 7 }, "/system.slice/kubelet.service".into()));
+        writers.fixed = Some(Fixed {
+            exe: InodeKey { dev: 1, ino: 7 },
+            exe_path: HostPath::from("/usr/bin/kubelet"),
+            cgroup: "/system.slice/kubelet.service".into(),
+        });
         writers
     }
 
@@ -398,5 +430,126 @@ mod tests {
                 "declared writer installer: /installer: its SHA-256 is not the declared one".into()
             )
         );
+    }
+
+    const SERVICE: &str = "/system.slice/kubelet.service";
+
+    /// A node with a kubelet, which has been proven.
+    fn upgradable() -> (tempfile::TempDir, Writers) {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        std::fs::create_dir_all(root.path().join("tmp")).unwrap();
+        put(root.path(), "/usr/bin/kubelet", "first");
+        let mut writers = Writers::new(root.path(), Proc::default());
+        writers.host_mount_ns = Some(1);
+        assert!(writers.take_up(vec![runs(root.path(), "/usr/bin/kubelet", 10, SERVICE)]));
+        (root, writers)
+    }
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let at = root.join(path.trim_start_matches('/'));
+        let new = root.join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::rename(new, at).unwrap();
+    }
+
+    /// A process that passed the proof.
+    fn runs(root: &Path, exe: &str, pid: u32, cgroup: &str) -> Proven {
+        Proven {
+            tgid: pid,
+            start_boottime: u64::from(pid) * 1_000_000_000,
+            exe: super::inodes::at(&root.join(exe.trim_start_matches('/'))).unwrap(),
+            exe_path: HostPath::from(exe),
+            cgroup: cgroup.to_owned(),
+            mount_ns: 1,
+            root_dir: HostPath::from("/var/lib/kubelet"),
+        }
+    }
+
+    fn is_lawful(writers: &Writers, proven: &Proven) -> bool {
+        let mut actor = actor(0, &proven.cgroup);
+        (actor.tgid, actor.start_boottime) = (proven.tgid, proven.start_boottime);
+        writers.is_kubelet(&actor, proven.exe) == Lawful::Yes
+    }
+
+    #[test]
+    fn an_upgrade_in_the_place_of_the_one_before_is_the_kubelet() {
+        let (root, mut writers) = upgradable();
+        let first = writers.kubelets()[0].clone();
+        put(root.path(), "/usr/bin/kubelet", "second");
+        let second = runs(root.path(), "/usr/bin/kubelet", 20, SERVICE);
+        // As long as the first one runs it is.
+        assert!(!writers.take_up(vec![first.clone(), second.clone()]));
+        let beside =
+            "pid 20 looks like a kubelet, and is not the one that is known: /usr/bin/kubelet runs beside it";
+        assert_eq!(writers.rejected(), [beside]);
+        assert!(is_lawful(&writers, &first) && !is_lawful(&writers, &second));
+        assert!(writers.take_up(vec![second.clone()]));
+        assert_eq!(writers.rejected(), [""; 0]);
+        assert_eq!(writers.kubelets(), std::slice::from_ref(&second));
+        // What the first one did last may be judged only now; another process that runs it is none.
+        assert!(is_lawful(&writers, &first) && is_lawful(&writers, &second));
+        assert!(!is_lawful(&writers, &Proven { tgid: 30, ..first.clone() }));
+        // And no way back while the second one runs.
+        assert!(!writers.take_up(vec![second, Proven { tgid: 31, start_boottime: 31_000_000_000, ..first }]));
+    }
+
+    #[test]
+    fn what_only_looks_like_an_upgrade_is_not() {
+        let (root, mut writers) = upgradable();
+        put(root.path(), "/tmp/kubelet", "evil");
+        std::fs::create_dir(root.path().join("usr/open")).unwrap();
+        std::fs::set_permissions(
+            root.path().join("usr/open"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o777),
+        )
+        .unwrap();
+        put(root.path(), "/usr/open/kubelet", "evil");
+        let elsewhere = runs(root.path(), "/tmp/kubelet", 20, SERVICE);
+        let open = runs(root.path(), "/usr/open/kubelet", 21, SERVICE);
+        // The file that stands there is another by now, or it ran in the place of one that was covered.
+        put(root.path(), "/usr/bin/kubelet", "evil");
+        let covered = runs(root.path(), "/usr/bin/kubelet", 22, SERVICE);
+        put(root.path(), "/usr/bin/kubelet", "again");
+        let session = runs(root.path(), "/usr/bin/kubelet", 23, "/user.slice/user-0.slice/session-1.scope");
+        let told = |pid: u32, what: &str| {
+            vec![format!("pid {pid} looks like a kubelet, and is not the one that is known: {what}")]
+        };
+        let not_roots = "is not at its path, or others than root may have put it there";
+        for (one, why) in [
+            (&elsewhere, told(20, "/tmp/kubelet stands elsewhere than /usr/bin/kubelet")),
+            (&open, told(21, &format!("/usr/open/kubelet {not_roots}"))),
+            (&covered, told(22, &format!("/usr/bin/kubelet {not_roots}"))),
+            (
+                &session,
+                told(
+                    23,
+                    "/usr/bin/kubelet is in cgroup /user.slice/user-0.slice/session-1.scope, not in /system.slice/kubelet.service",
+                ),
+            ),
+        ] {
+            // The first one has ended.
+            writers.take_up(vec![one.clone()]);
+            assert_eq!(writers.rejected(), why);
+            assert!(!is_lawful(&writers, one) && writers.kubelets().is_empty());
+        }
+        // The right one comes at last, and then another beside it at once.
+        let second = runs(root.path(), "/usr/bin/kubelet", 24, SERVICE);
+        writers.take_up(vec![elsewhere, second.clone()]);
+        assert!(is_lawful(&writers, &second));
+    }
+
+    #[test]
+    fn of_two_upgrades_neither_is() {
+        let (root, mut writers) = upgradable();
+        put(root.path(), "/usr/bin/kubelet", "second");
+        std::fs::create_dir(root.path().join("usr/other")).unwrap();
+        put(root.path(), "/usr/other/kubelet", "third");
+        let [second, third] = [("/usr/bin/kubelet", 20), ("/usr/other/kubelet", 21)]
+            .map(|(exe, pid)| runs(root.path(), exe, pid, SERVICE));
+        writers.take_up(vec![second.clone(), third.clone()]);
+        assert!(!is_lawful(&writers, &second) && !is_lawful(&writers, &third));
+        assert_eq!(writers.rejected().len(), 2);
     }
 }

@@ -17,7 +17,7 @@ pub use path::HostPath;
 pub use record::{
     Acknowledgement, Action, AttemptBody, BaselineBody, ChangeBody, CheckpointBody, Coverage, DiffBody,
     Draft, GapBody, Kind, ObjectRef, Record, RecordBody, Resolution, SensorBody, Severity, State,
-    SummaryBody, ViolationBody, ViolationKind, ViolationResolved, ViolationUpdate,
+    SummaryBody, ViolationBody, ViolationKind, ViolationResolved, ViolationUpdate, WriterBody,
 };
 
 pub(crate) use slice::Slice;

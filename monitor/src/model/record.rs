@@ -162,6 +162,8 @@ pub enum RecordBody {
     ConfigRejected { file: String, reason: String },
     #[serde(rename = "config.changed")]
     ConfigChanged { file: String, changes: Vec<String> },
+    #[serde(rename = "writer.changed")]
+    WriterChanged(Box<WriterBody>),
     #[serde(rename = "summary")]
     Summary(SummaryBody),
 }
@@ -195,6 +197,7 @@ impl RecordBody {
             Self::DeliveryFailed { .. } => "delivery.failed",
             Self::ConfigRejected { .. } => "config.rejected",
             Self::ConfigChanged { .. } => "config.changed",
+            Self::WriterChanged(_) => "writer.changed",
             Self::Summary(_) => "summary",
         }
     }
@@ -342,6 +345,21 @@ pub struct ChangeBody {
     /// Source commit of the baseline.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub source_commit: Option<String>,
+}
+
+/// Another executable is a lawful writer of the node's from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WriterBody {
+    /// What baselines call the writer.
+    pub writer: String,
+    /// The executable before: `exe`, `sha256`.
+    pub old: State,
+    /// The executable now.
+    pub new: State,
+    /// The process that runs it.
+    pub actor: Actor,
+    /// Why it is believed.
+    pub reason: String,
 }
 
 /// Something that could have changed an object, and did not.

@@ -116,6 +116,9 @@ impl RecordBody {
                 format!("Delivery to {endpoint} fails since record {oldest_unsent_seq}: {reason}")
             }
             Self::ConfigRejected { file, reason } => format!("Config {file} rejected: {reason}"),
+            Self::WriterChanged(change) => {
+                format!("Another executable is the {}: {}", change.writer, by(Some(&change.actor), None))
+            }
             Self::ConfigChanged { file, changes } => {
                 format!("Config {file} taken up: {}", changes.join(", "))
             }

@@ -13,6 +13,8 @@ use crate::agent::{PATIENCE, pause};
 
 /// Restarts of the agent in one day, by chance: each takes the kernel's verifier its time.
 const RESTARTS: usize = 1;
+/// Upgrades of the kubelet in one day.
+const KUBELETS: usize = 1;
 /// Most volumes that are published before their baseline comes.
 const EARLY: usize = 3;
 /// Most pods beside those that are there all day.
@@ -72,7 +74,7 @@ impl Day {
     /// One lawful act, by chance.
     pub(super) fn lawful(&mut self) -> Result<()> {
         loop {
-            let done = match self.chance.below(18) {
+            let done = match self.chance.below(19) {
                 0..4 => self.renews_a_token()?,
                 4..7 => self.publishes_what_is_pending()?,
                 7 => self.syncs_what_is_current()?,
@@ -84,6 +86,7 @@ impl Day {
                 14 => self.baseline_comes_first()?,
                 15 => self.baseline_comes_last()?,
                 16 => self.meshseal_restarts()?,
+                17 => self.kubelet_is_upgraded()?,
                 _ => self.reads_everything()?,
             };
             if done {
@@ -354,6 +357,22 @@ impl Day {
         for at in 0..self.node.pods.len() {
             self.taken_up(at)?;
         }
+        Ok(true)
+    }
+
+    /// Another kubelet goes on with what the one before did, at once.
+    fn kubelet_is_upgraded(&mut self) -> Result<bool> {
+        if self.model.kubelets == KUBELETS {
+            return Ok(false);
+        }
+        self.begin_act("the kubelet is upgraded");
+        self.node.upgrade_kubelet()?;
+        self.model.kubelets += 1;
+        let upgrades = self.model.kubelets;
+        self.renews_a_token()?;
+        self.agent.wait("the record of another kubelet", |seen| {
+            seen.iter().filter(|record| record["kind"] == "writer.changed").count() == upgrades
+        })?;
         Ok(true)
     }
 

@@ -87,13 +87,21 @@ pub(super) struct Model {
     expected: Vec<Expected>,
     /// Changes and rotations that were lawful: kind and object → how many.
     accepted: BTreeMap<(&'static str, String), usize>,
+    /// Upgrades of the kubelet.
+    pub(super) kubelets: usize,
     /// What was done and cannot be seen on this rung, or on any: act and why.
     pub(super) unseen: Vec<String>,
 }
 
 impl Model {
     pub(super) fn new(rung: &str) -> Self {
-        Self { rung: rung.to_owned(), expected: Vec::new(), accepted: BTreeMap::new(), unseen: Vec::new() }
+        Self {
+            rung: rung.to_owned(),
+            expected: Vec::new(),
+            accepted: BTreeMap::new(),
+            kubelets: 0,
+            unseen: Vec::new(),
+        }
     }
 
     pub(super) fn on_hooks(&self) -> bool {
@@ -158,6 +166,14 @@ impl Model {
             }
         }
         wrong.extend(accepted.iter().map(|(what, count)| format!("{} of {}, {count} times", what.0, what.1)));
+        let kubelets: Vec<&Value> = of("writer.changed").collect();
+        let upgraded = |record: &&Value| {
+            let (old, new) = (&record["old"], &record["new"]);
+            record["writer"] == "kubelet" && old["exe"] == new["exe"] && old["sha256"] != new["sha256"]
+        };
+        if kubelets.len() != self.kubelets || !kubelets.iter().all(upgraded) {
+            wrong.push(format!("{} upgrades of the kubelet, and told are {kubelets:?}", self.kubelets));
+        }
         wrong.extend(
             of("gap").filter(|record| record["at"] != "agent").map(|record| format!("a gap: {record}")),
         );

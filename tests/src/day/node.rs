@@ -25,7 +25,8 @@ pub(super) const CNI_BIN: &str = "/opt/cni/bin";
 pub(super) struct Node {
     pub(super) dir: PathBuf,
     pub(super) api: Api,
-    pub(super) kubelet: Process,
+    /// `None` while it is replaced.
+    kubelet: Option<Process>,
     pub(super) pods: Vec<Pod>,
     /// Of each mesh the hash in the names of its pods: a Deployment has two `ReplicaSet`s while it is rolled out.
     replica_sets: BTreeMap<(usize, usize), String>,
@@ -45,8 +46,7 @@ impl Node {
         }
         let exe = dir.join("bin/kubelet");
         lean::copy(&exe)?;
-        let kubelet =
-            ready(&exe, "kubelet", &["--config=/var/lib/kubelet/config.yaml"], &["serve", "kubelet"])?;
+        let kubelet = Some(start_kubelet(&exe)?);
         let mut replica_sets = BTreeMap::new();
         for mesh in 0..MESHES.len() {
             for set in 0..2 {
@@ -66,6 +66,25 @@ impl Node {
             node.image(mesh)?;
         }
         Ok(node)
+    }
+
+    fn kubelet(&mut self) -> Result<&mut Process> {
+        self.kubelet.as_mut().context("the kubelet does not run")
+    }
+
+    /// As a package does it: another file in the place of the one before, and then its service is restarted.
+    pub(super) fn upgrade_kubelet(&mut self) -> Result<()> {
+        let exe = self.dir.join("bin/kubelet");
+        let new = self.dir.join("bin/kubelet.dpkg-new");
+        lean::copy(&new)?;
+        // What is behind its last segment is not loaded.
+        let mut file = fs::OpenOptions::new().append(true).open(&new)?;
+        std::io::Write::write_all(&mut file, b"upgraded")?;
+        drop(file);
+        fs::rename(new, &exe)?;
+        self.kubelet.take().context("the kubelet does not run")?.end()?;
+        self.kubelet = Some(start_kubelet(&exe)?);
+        Ok(())
     }
 
     /// The layer of a mesh's image: its agent, which is this program, and directories to mount to.
@@ -181,7 +200,7 @@ impl Node {
         let at = self.pods[pod].published[volume].path.clone();
         let group = self.pods[pod].mesh().group.map_or_else(|| "-".to_owned(), |group| group.to_string());
         let timestamp = self.timestamp();
-        self.kubelet.tell(&format!("sync {} {timestamp} {stage} {group}", at.display()))
+        self.kubelet()?.tell(&format!("sync {} {timestamp} {stage} {group}", at.display()))
     }
 
     /// A new pod of that mesh, in one of its two `ReplicaSet`s, up to its first process; its place in `pods`.
@@ -203,30 +222,30 @@ impl Node {
         }
         let token = format!("{TOKEN_VOLUME}{}", chance.letters(5));
         published.push(Published::new(&dir, &token, Source::Token("", "token")));
-        self.kubelet.tell(&format!("mkdir {} 750", dir.display()))?;
+        self.kubelet()?.tell(&format!("mkdir {} 750", dir.display()))?;
         let log = format!("/var/log/pods/{}_{name}_{uid}", of.namespace);
-        self.kubelet.tell(&format!("mkdir {log} 755"))?;
+        self.kubelet()?.tell(&format!("mkdir {log} 755"))?;
         let pod = Pod { mesh, uid, name, dir, published, container: None, first: None, log: log.into() };
         self.pods.push(pod);
         let at = self.pods.len() - 1;
         for volume in 0..self.pods[at].published.len() {
             let Published { path, memory, .. } = self.pods[at].published[volume].clone();
-            self.kubelet.tell(&format!("mkdir {} 777", path.display()))?;
+            self.kubelet()?.tell(&format!("mkdir {} 777", path.display()))?;
             if memory {
-                self.kubelet.tell(&format!("tmpfs {}", path.display()))?;
+                self.kubelet()?.tell(&format!("tmpfs {}", path.display()))?;
             }
             self.sync(at, volume)?;
         }
         for scratch in of.scratch {
             let path = self.pods[at].scratch(scratch.name);
-            self.kubelet.tell(&format!("mkdir {} 777", path.display()))?;
+            self.kubelet()?.tell(&format!("mkdir {} 777", path.display()))?;
             if scratch.memory {
-                self.kubelet.tell(&format!("tmpfs {}", path.display()))?;
+                self.kubelet()?.tell(&format!("tmpfs {}", path.display()))?;
             }
         }
         // From here on the kubelet takes all of them for being there.
         let containers = self.pods[at].dir.join("containers").join(of.container);
-        self.kubelet.tell(&format!("mkdir {} 750", containers.display()))?;
+        self.kubelet()?.tell(&format!("mkdir {} 750", containers.display()))?;
         Ok(at)
     }
 
@@ -244,16 +263,20 @@ impl Node {
         pod.end()?;
         let disk = |memory| if memory { "tmpfs" } else { "disk" };
         for volume in &pod.published {
-            self.kubelet.tell(&format!("tear {} {}", volume.path.display(), disk(volume.memory)))?;
+            self.kubelet()?.tell(&format!("tear {} {}", volume.path.display(), disk(volume.memory)))?;
         }
         for scratch in pod.mesh().scratch {
             let path = pod.scratch(scratch.name);
-            self.kubelet.tell(&format!("tear {} {}", path.display(), disk(scratch.memory)))?;
+            self.kubelet()?.tell(&format!("tear {} {}", path.display(), disk(scratch.memory)))?;
         }
-        self.kubelet.tell(&format!("rmtree {}", pod.dir.display()))?;
-        self.kubelet.tell(&format!("rmtree {}", pod.log.display()))?;
+        self.kubelet()?.tell(&format!("rmtree {}", pod.dir.display()))?;
+        self.kubelet()?.tell(&format!("rmtree {}", pod.log.display()))?;
         Ok(pod)
     }
+}
+
+fn start_kubelet(exe: &Path) -> Result<Process> {
+    ready(exe, "kubelet", &["--config=/var/lib/kubelet/config.yaml"], &["serve", "kubelet"])
 }
 
 impl Drop for Node {
