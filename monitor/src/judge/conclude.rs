@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::baseline::{Found, FoundKind, ObserveError};
+use crate::baseline::{Found, FoundKind, ObserveError, Seal};
 use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, ViolationKind};
 
 use super::acts::Acts;
 use super::away::WAIT_FOR_INSTALLER;
 use super::look::{Job, Look};
 use super::slots::Ix;
-use super::unit::Standing;
+use super::unit::{Standing, Unit};
 use super::verdict::Seen;
 use super::waits::{WAIT_FOR_POD, WAIT_FOR_WRITER, WAITS_FOR_POD, WAITS_FOR_WRITER, lately};
 use super::{Judge, RETRY};
@@ -93,8 +93,14 @@ impl Judge {
             return self.await_approval(ix, acts, findings, until);
         }
         findings.extend(self.awaited_in_vain(ix, &findings, look.differences.is_empty()));
-        if findings.is_empty() && changed && !superseded && (was_superseded || resealed || !lawful.is_empty())
-        {
+        // Renewed as its seal allows it, and nothing tells by whom; where the writer is all that is sealed, that is not said to be lawful.
+        let renewed = |unit: &Unit| unit.standing == Standing::Intact && !unit.is_by_its_writer_alone();
+        let by_nobody = acts.is_empty() && self.units.get(ix).is_some_and(renewed);
+        // The names of a closed directory change by a baseline alone: what a writer has in it for a moment goes again.
+        let closed =
+            self.units.get(ix).is_some_and(|unit| matches!(unit.object().seal, Seal::Directory { .. }));
+        let publish = was_superseded || resealed || !closed && (!lawful.is_empty() || by_nobody);
+        if findings.is_empty() && changed && !superseded && publish {
             self.accepted(ix, &look, &lawful, was_superseded || resealed);
         }
         let lately = lately(&acts, &verdict.attempts, job.closed);

@@ -2,7 +2,7 @@
 
 use crate::baseline::{Seal, Writer};
 use crate::inventory::writers::Lawful;
-use crate::model::{Class, HostPath, ObjectRef, Operation, ViolationKind};
+use crate::model::{Class, HostPath, ObjectRef, Operation, Time, ViolationKind};
 
 use super::Judge;
 use super::acts::{Act, Acts};
@@ -18,13 +18,36 @@ use super::volume::Volume;
 impl Judge {
     /// Acts of lawful writers of this unit, and all others.
     pub(super) fn split<'a>(&self, unit: &Unit, acts: &'a Acts) -> (Vec<&'a Act>, Vec<&'a Act>) {
-        let writers = writers_of(unit);
+        let writers = self.writers_of(unit);
         acts.iter().partition(|act| self.is_lawful(act, &writers, &unit.object().path))
     }
 
     /// A lawful writer of this unit acted.
     pub(super) fn is_lawful_here(&self, unit: &Unit, act: &Act) -> bool {
-        self.is_lawful(act, &writers_of(unit), &unit.object().path)
+        self.is_lawful(act, &self.writers_of(unit), &unit.object().path)
+    }
+
+    /// The lawful writers of a unit, as its baseline declares them. While the transition from the revision before lasts, those in pods are
+    /// so as that declares them, too: what is rolled out runs in both versions, and the old one ends lawfully.
+    pub(super) fn writers_of(&self, unit: &Unit) -> Vec<Writer> {
+        let names = &unit.object().rule.writers;
+        let declared =
+            |writers: &[Writer], name: &str| writers.iter().find(|writer| writer.name() == name).cloned();
+        let own = names.iter().filter_map(|name| {
+            declared(&unit.source().writers, name)
+                .or_else(|| (name == Writer::KUBELET).then_some(Writer::Kubelet))
+        });
+        let now = Time::now();
+        let before = self
+            .baselines
+            .iter()
+            .find(|baseline| baseline.name == unit.source().name && !baseline.transition_left(now).is_zero())
+            .and_then(|baseline| baseline.before.as_deref());
+        let rolled_out = names
+            .iter()
+            .filter_map(|name| declared(&before?.writers, name))
+            .filter(|writer| matches!(writer, Writer::InPod(_)));
+        own.chain(rolled_out).collect()
     }
 
     pub(super) fn is_lawful(&self, act: &Act, writers: &[Writer], object: &HostPath) -> bool {
@@ -143,19 +166,6 @@ impl Judge {
             }
         }
     }
-}
-
-/// The lawful writers of a unit, as its baseline declares them.
-pub(super) fn writers_of(unit: &Unit) -> Vec<Writer> {
-    unit.object()
-        .rule
-        .writers
-        .iter()
-        .filter_map(|name| {
-            let declared = unit.source().writers.iter().find(|writer| writer.name() == name);
-            declared.cloned().or_else(|| (name == Writer::KUBELET).then_some(Writer::Kubelet))
-        })
-        .collect()
 }
 
 /// A lawful writer put another file in the place of the object.

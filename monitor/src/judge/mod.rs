@@ -608,8 +608,10 @@ impl Judge {
             }
             self.units.insert(unit);
         }
+        // Where one has the same name in both, the newer one counts.
+        let before = baselines.iter().filter_map(|baseline| baseline.before.as_ref());
         let writers: Vec<_> =
-            baselines.iter().flat_map(|baseline| baseline.writers.iter().cloned()).collect();
+            before.chain(&baselines).flat_map(|baseline| baseline.writers.iter().cloned()).collect();
         self.world.declare(&writers);
         self.baselines = baselines;
         self.route_earlier();

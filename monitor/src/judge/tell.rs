@@ -22,7 +22,11 @@ impl Judge {
         let (Some(found), act) = (&look.found, decisive(lawful.iter().copied())) else { return };
         let (old, new, rotated) = changes(unit, found);
         let actor = act.and_then(|act| act.actor.as_ref().ok()).map(|actor| (**actor).clone());
-        let unknown = actor.is_none().then(|| "no act of a lawful writer was seen".to_owned());
+        let unknown = match act.map(|act| &act.actor) {
+            Some(Ok(_)) => None,
+            Some(Err(why)) => Some(why.clone()),
+            None => Some("no act of a lawful writer was seen".to_owned()),
+        };
         let body = Box::new(ChangeBody {
             object: unit.object_ref(),
             operation: act.map_or(Operation::Scrub, |act| act.operation),

@@ -86,7 +86,16 @@ struct FakeWorld {
 impl World for FakeWorld {
     fn enrich(&self, _: &mut Actor) {}
     fn lawful(&self, actor: &Actor, writer: &Writer, _: &HostPath) -> Lawful {
-        if actor.comm == writer.name() { Lawful::Yes } else { Lawful::No("another process".to_owned()) }
+        // One of a certain version may be called by that.
+        let version = match writer {
+            Writer::InPod(writer) => format!("{}-{}", writer.name, writer.sha256[0]),
+            _ => String::new(),
+        };
+        if actor.comm == writer.name() || actor.comm == version {
+            Lawful::Yes
+        } else {
+            Lawful::No("another process".to_owned())
+        }
     }
     fn foreign_code(&self, observation: &Observation) -> Option<Foreign> {
         let path = observation.path_in_fs.clone().unwrap();
@@ -270,7 +279,7 @@ impl Bench {
             source_commit: None,
             accepted_at: Time::now(),
             objects: objects.into(),
-            writers: Arc::new([Writer::Kubelet, installer()]),
+            writers: Arc::new([Writer::Kubelet, installer(revision)]),
             before,
         };
         let before = before.map(|objects| Arc::new(baseline(objects, revision - 1, None)));
@@ -321,12 +330,12 @@ impl Bench {
     }
 }
 
-/// A process of the host's own pods, known by its name here.
-fn installer() -> Writer {
+/// A process of the host's own pods, known by its name here, and by its version.
+fn installer(version: u64) -> Writer {
     Writer::InPod(Arc::new(PodWriter {
         name: "installer".to_owned(),
         exe: HostPath::from("/installer"),
-        sha256: [0; 32],
+        sha256: [u8::try_from(version).unwrap(); 32],
         containers: Vec::new(),
         namespace: Some("mesh".to_owned()),
     }))

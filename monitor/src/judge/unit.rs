@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::baseline::store::FIRST_USE;
-use crate::baseline::{Digest, Found, Seal, SealedObject};
+use crate::baseline::{self, Digest, Found, Seal, SealedObject};
 use crate::model::{HostPath, InodeKey, ObjectRef, Slot, Time};
 
 use super::Container;
@@ -62,7 +62,7 @@ pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) revision: u64,
     pub(crate) commit: Option<String>,
-    pub(crate) writers: Vec<crate::baseline::Writer>,
+    pub(crate) writers: Vec<baseline::Writer>,
 }
 
 impl Source {
@@ -460,6 +460,11 @@ impl Unit {
     /// Names in it are its own.
     pub(crate) fn is_directory(&self) -> bool {
         matches!(self.object().seal, Seal::Volume { .. } | Seal::Directory { names: Some(_) })
+    }
+
+    /// Nothing is sealed of it but who writes it.
+    pub(super) fn is_by_its_writer_alone(&self) -> bool {
+        matches!(self.object().seal, Seal::File(baseline::Content::Any))
     }
 
     pub(crate) fn is_volume(&self) -> bool {

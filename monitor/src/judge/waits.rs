@@ -8,7 +8,6 @@ use crate::model::{Operation, Rung, Time, ViolationKind};
 
 use super::acts::{Act, Acts};
 use super::away::{WAIT_FOR_INSTALLER, is_away};
-use super::decide::writers_of;
 use super::look::Look;
 use super::slots::Ix;
 use super::unit::Unit;
@@ -52,10 +51,18 @@ impl Judge {
     ) -> Option<Duration> {
         let seen = unit.seen().copied()?;
         if verdict.findings.is_empty() {
-            // As a new baseline seals it already: whoever published it is about to be told of.
-            let published = unit.apart().resealed && unit.is_other(look.content) && !look.as_before;
-            if published && lawful.is_empty() && unlawful.is_empty() && unit.waited < WAITS_FOR_ACTS {
-                return Some(WAIT_FOR_ACTS);
+            // Whoever published it is about to be told of.
+            let told = unit.apart().resealed || !unit.is_by_its_writer_alone();
+            let published = unit.is_other(look.content) && !look.as_before && told;
+            if published && lawful.is_empty() && unlawful.is_empty() {
+                // As a new baseline seals it already; or renewed, as it may be at any time.
+                let (waits, wait) = match unit.apart().resealed {
+                    true => (WAITS_FOR_ACTS, WAIT_FOR_ACTS),
+                    false => (WAITS_FOR_WRITER, WAIT_FOR_WRITER),
+                };
+                if unit.waited < waits {
+                    return Some(wait);
+                }
             }
             let coming = verdict.attempts.iter().any(may_still_come);
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
@@ -66,7 +73,7 @@ impl Judge {
             }
             let looks = u8::try_from(self.options.installer.as_secs()).unwrap_or(u8::MAX);
             let may_come = unit.waited < WAITS_FOR_WRITER.saturating_add(looks);
-            let comes_again = may_come && is_away(&writers_of(unit), unit, look);
+            let comes_again = may_come && is_away(&self.writers_of(unit), unit, look);
             return comes_again.then_some(WAIT_FOR_INSTALLER);
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
@@ -96,10 +103,11 @@ impl Judge {
 
     /// It was taken away by the kubelet, with the pod it belongs to.
     pub(super) fn goes_lawfully(&self, unit: &Unit, acts: &Acts) -> bool {
+        let path = &unit.object().path;
         let mut away = acts.iter().filter(|act| act.touches_names() && !act.denied).peekable();
         away.peek().is_some()
-            && self.world.target(&unit.object().path).is_some()
-            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet], &unit.object().path))
+            && self.world.target(path).is_some()
+            && away.all(|act| self.is_lawful(act, &[Writer::Kubelet], path))
     }
 
     /// The acts that explain a look: where none came since the last one, and the content is other all the same, those that may come to pass

@@ -88,37 +88,48 @@ impl Api {
                 json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keys })
             });
         }
-        items.extend(MESHES.iter().map(deployment));
+        items.extend(MESHES.iter().map(workload));
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
         Ok(fs::write(dir.join("all.json"), list.to_string())?)
     }
 }
 
-fn deployment(mesh: &Mesh) -> Value {
-    let volumes: Vec<Value> = mesh
-        .volumes
-        .iter()
-        .map(|volume| {
-            let mut one = json!({ "name": volume.name });
-            match volume.source {
-                Source::ConfigMap(object) => one["configMap"] = json!({ "name": object }),
-                Source::Secret(object) => one["secret"] = json!({ "secretName": object }),
-                Source::Token(audience, path) => {
-                    let token = json!({ "audience": audience, "expirationSeconds": 43200, "path": path });
-                    one["projected"] = json!({ "sources": [{ "serviceAccountToken": token }] });
+fn workload(mesh: &Mesh) -> Value {
+    let volumes: Vec<Value> =
+        mesh.volumes
+            .iter()
+            .map(|volume| {
+                let mut one = json!({ "name": volume.name });
+                match volume.source {
+                    Source::ConfigMap(object) => one["configMap"] = json!({ "name": object }),
+                    Source::Secret(object) => one["secret"] = json!({ "secretName": object }),
+                    Source::Token(audience, path) => {
+                        let token = json!({ "audience": audience, "expirationSeconds": 43200, "path": path });
+                        one["projected"] = json!({ "sources": [{ "serviceAccountToken": token }] });
+                    }
                 }
-            }
-            one
-        })
-        .chain(mesh.scratch.iter().map(|scratch| {
-            let medium = if scratch.memory { "Memory" } else { "" };
-            json!({ "name": scratch.name, "emptyDir": { "medium": medium } })
-        }))
-        .collect();
+                one
+            })
+            .chain(mesh.scratch.iter().map(|scratch| {
+                let medium = if scratch.memory { "Memory" } else { "" };
+                json!({ "name": scratch.name, "emptyDir": { "medium": medium } })
+            }))
+            .chain(
+                mesh.host.iter().enumerate().map(
+                    |(at, (path, _))| json!({ "name": format!("host-{at}"), "hostPath": { "path": path } }),
+                ),
+            )
+            .collect();
     let mounted = mesh.volumes.iter().map(|volume| (volume.name, volume.at));
     let mounts: Vec<Value> = mounted
         .chain(mesh.scratch.iter().map(|scratch| (scratch.name, scratch.at)))
         .map(|(name, at)| json!({ "name": name, "mountPath": at }))
+        .chain(
+            mesh.host
+                .iter()
+                .enumerate()
+                .map(|(at, (_, to))| json!({ "name": format!("host-{at}"), "mountPath": to })),
+        )
         .collect();
     let containers = json!([
         { "name": "app", "image": "docker.io/library/app:1" },
@@ -129,8 +140,9 @@ fn deployment(mesh: &Mesh) -> Value {
     if let Some(group) = mesh.group {
         spec["securityContext"] = json!({ "fsGroup": group });
     }
+    let kind = if mesh.host.is_empty() { "Deployment" } else { "DaemonSet" };
     json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
+        "apiVersion": "apps/v1", "kind": kind,
         "metadata": { "namespace": mesh.namespace, "name": mesh.workload },
         "spec": { "template": { "metadata": { "labels": { "app": mesh.workload } }, "spec": spec } },
     })

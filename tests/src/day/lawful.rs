@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::mesh::{CONSUL, ISTIO, KUMA, LINKERD, MESHES, Source};
-use super::node::{CNI_BIN, CNI_CONF, Node};
+use super::mesh::{CONSUL, INSTALLER, ISTIO, KUMA, LINKERD, MESHES, Source};
+use super::node::Node;
 use super::{Day, seal};
 use crate::agent::{PATIENCE, pause};
 
@@ -27,13 +27,13 @@ const CHANGEABLE: [(&str, &str); 4] = [
     ("pay", "transparent-proxy"),
 ];
 
-/// The plugin chain of the node, with the mesh in it.
-const CHAIN: &str = r#"{"cniVersion":"1.0.0","name":"node","plugins":[{"type":"bridge"},{"type":"istio-cni","kubernetes":{"exclude_namespaces":["kube-system"]}}]}"#;
-
 impl Node {
     /// What a resident's agent makes of its own volumes when it starts.
     pub(super) fn fill(&mut self, uid: &str) -> Result<()> {
         let pod = self.pods.iter_mut().find(|pod| pod.uid == uid).context("no such pod")?;
+        if pod.mesh == INSTALLER {
+            return self.install();
+        }
         let module = wasm_dir();
         let words: &[&str] = match pod.mesh {
             ISTIO => &[
@@ -56,13 +56,6 @@ impl Node {
         };
         words.iter().try_for_each(|words| pod.tell(words))
     }
-
-    /// The host's part of the meshes.
-    pub(super) fn cni(&self) -> Result<()> {
-        std::fs::write(Path::new(CNI_CONF).join("10-node.conflist"), CHAIN)?;
-        std::fs::write(Path::new(CNI_BIN).join("istio-cni"), "a plugin")?;
-        Ok(std::fs::write(Path::new(CNI_BIN).join("bridge"), "another plugin")?)
-    }
 }
 
 /// A WebAssembly module's directory is called by a hash.
@@ -74,7 +67,7 @@ impl Day {
     /// One lawful act, by chance.
     pub(super) fn lawful(&mut self) -> Result<()> {
         loop {
-            let done = match self.chance.below(19) {
+            let done = match self.chance.below(23) {
                 0..4 => self.renews_a_token()?,
                 4..7 => self.publishes_what_is_pending()?,
                 7 => self.syncs_what_is_current()?,
@@ -86,7 +79,10 @@ impl Day {
                 14 => self.baseline_comes_first()?,
                 15 => self.baseline_comes_last()?,
                 16 => self.meshseal_restarts()?,
-                17 => self.kubelet_is_upgraded()?,
+                17 => self.installer_installs_anew()?,
+                18 => self.installer_comes_back()?,
+                19 => self.installer_is_upgraded()?,
+                20 => self.kubelet_is_upgraded()?,
                 _ => self.reads_everything()?,
             };
             if done {
@@ -401,13 +397,15 @@ impl Day {
     /// It is sealed and signed, and the agent takes it.
     pub(super) fn approved(&mut self) -> Result<()> {
         self.revision += 1;
-        let revision = self.revision;
-        seal::manifests(&self.home, &self.node, revision)?;
+        seal::manifests(&self.home, &self.node, self.revision)?;
+        self.in_force(seal::WORKLOADS, self.revision)
+    }
+
+    /// The agent takes a baseline that is there.
+    pub(super) fn in_force(&mut self, name: &str, revision: u64) -> Result<()> {
         self.agent.reload()?;
         let accepted = self.agent.find("acceptance", |record| {
-            record["kind"] == "baseline.accepted"
-                && record["name"] == seal::WORKLOADS
-                && record["revision"] == revision
+            record["kind"] == "baseline.accepted" && record["name"] == name && record["revision"] == revision
         })?;
         // What is published before everything was looked at under it is taken in without a word.
         self.agent.find("that all was verified", |record| {

@@ -1,5 +1,7 @@
 //! The meshes of the day, as their injectors and charts lay them out; what profiles say of them is not asked.
 
+use super::node::{CNI_BIN, CNI_CONF, CNI_RUN};
+
 /// What a pod of a mesh is made of.
 #[derive(Debug)]
 pub(super) struct Mesh {
@@ -15,6 +17,8 @@ pub(super) struct Mesh {
     pub(super) volumes: &'static [Volume],
     /// What its agent fills.
     pub(super) scratch: &'static [Scratch],
+    /// Directories of the host, and where they are mounted. A pod that has any is a `DaemonSet`'s.
+    pub(super) host: &'static [(&'static str, &'static str)],
     pub(super) pods: usize,
     /// Its pods' fsGroup.
     pub(super) group: Option<u32>,
@@ -60,9 +64,10 @@ pub(super) const LINKERD: usize = 1;
 pub(super) const KUMA: usize = 2;
 pub(super) const CONSUL: usize = 3;
 pub(super) const ISTIOD: usize = 4;
+pub(super) const INSTALLER: usize = 5;
 
-/// Four data planes, and a control plane for the key it signs with: 30 pods.
-pub(super) static MESHES: [Mesh; 5] = [
+/// Four data planes, a control plane for the key it signs with, and an installer of what the host has of a mesh: 30 pods.
+pub(super) static MESHES: [Mesh; 6] = [
     Mesh {
         name: "istio",
         namespace: "shop",
@@ -85,6 +90,7 @@ pub(super) static MESHES: [Mesh; 5] = [
             disk("workload-certs", "/var/run/secrets/workload-spiffe-credentials"),
             disk("workload-socket", "/var/run/secrets/workload-spiffe-uds"),
         ],
+        host: &[],
         pods: 9,
         group: None,
     },
@@ -104,6 +110,7 @@ pub(super) static MESHES: [Mesh; 5] = [
             ),
         ],
         scratch: &[memory("linkerd-identity-end-entity", "/var/run/linkerd/identity/end-entity")],
+        host: &[],
         pods: 7,
         group: None,
     },
@@ -120,7 +127,8 @@ pub(super) static MESHES: [Mesh; 5] = [
             Source::ConfigMap("transparent-proxy"),
         )],
         scratch: &[disk("kuma-sidecar-tmp", "/tmp/kuma")],
-        pods: 7,
+        host: &[],
+        pods: 6,
         group: Some(1337),
     },
     Mesh {
@@ -132,6 +140,7 @@ pub(super) static MESHES: [Mesh; 5] = [
         image: "docker.io/hashicorp/consul-dataplane:1",
         volumes: &[],
         scratch: &[memory("consul-connect-inject-data", "/consul/connect-inject")],
+        host: &[],
         pods: 6,
         group: None,
     },
@@ -144,6 +153,24 @@ pub(super) static MESHES: [Mesh; 5] = [
         image: "docker.io/istio/pilot:1",
         volumes: &[volume("cacerts", "/etc/cacerts", Source::Secret("cacerts"))],
         scratch: &[],
+        host: &[],
+        pods: 1,
+        group: None,
+    },
+    Mesh {
+        name: "istio",
+        namespace: "istio-system",
+        workload: "istio-cni-node",
+        container: "install-cni",
+        exe: "/usr/local/bin/install-cni",
+        image: "docker.io/istio/install-cni:1",
+        volumes: &[],
+        scratch: &[],
+        host: &[
+            (CNI_BIN, "/host/opt/cni/bin"),
+            (CNI_CONF, "/host/etc/cni/net.d"),
+            (CNI_RUN, "/var/run/istio-cni"),
+        ],
         pods: 1,
         group: None,
     },

@@ -5,6 +5,7 @@
 mod api;
 mod chance;
 mod churn;
+mod installer;
 mod lawful;
 mod mesh;
 mod model;
@@ -147,13 +148,14 @@ impl Day {
                 }
             }
         }
+        node.network()?;
         for uid in &residents {
             node.fill(uid)?;
         }
-        node.cni()?;
         let home = Home::new(place.path().join("home"))?;
         seal::prepare(&home)?;
         seal::residents(&home, &node, &residents)?;
+        seal::cni(&home, std::path::Path::new("/"), 1)?;
         seal::images(&home, &node)?;
         seal::manifests(&home, &node, 1)?;
         println!("note: {} pods after {} s", node.pods.len(), started.elapsed().as_secs());

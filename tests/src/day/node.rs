@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::api::{self, Api};
 use super::chance::Chance;
-use super::mesh::{CLUSTER_ROOT, MESHES, Mesh, Source, TOKEN_AT, TOKEN_VOLUME, TOOL};
+use super::mesh::{CLUSTER_ROOT, INSTALLER, MESHES, Mesh, Source, TOKEN_AT, TOKEN_VOLUME, TOOL};
 use super::pod::{Pod, Published};
 use crate::pods::container::ready;
 use crate::pods::lean;
@@ -19,6 +19,7 @@ use crate::process::Process;
 pub(super) const KUBELET: &str = "/var/lib/kubelet";
 pub(super) const CNI_CONF: &str = "/etc/cni/net.d";
 pub(super) const CNI_BIN: &str = "/opt/cni/bin";
+pub(super) const CNI_RUN: &str = "/run/istio-cni";
 
 /// A node without an agent.
 #[derive(Debug)]
@@ -32,12 +33,14 @@ pub(super) struct Node {
     replica_sets: BTreeMap<(usize, usize), String>,
     staged: u64,
     pub(super) serial: u64,
+    /// Of the installer, as it runs.
+    pub(super) version: u64,
 }
 
 impl Node {
     /// With nothing on it but its kubelet.
     pub(super) fn new(dir: &Path, chance: &mut Chance) -> Result<Self> {
-        for at in [KUBELET, CNI_CONF, CNI_BIN, "/var/log/pods"] {
+        for at in [KUBELET, CNI_CONF, CNI_BIN, CNI_RUN, "/var/log/pods"] {
             fs::create_dir_all(at)?;
         }
         fs::create_dir_all(Path::new(KUBELET).join("pods"))?;
@@ -61,10 +64,12 @@ impl Node {
             replica_sets,
             staged: 0,
             serial: 0,
+            version: 1,
         };
         for mesh in &MESHES {
             node.image(mesh)?;
         }
+        node.installer_is_in_its_image()?;
         Ok(node)
     }
 
@@ -88,10 +93,11 @@ impl Node {
     }
 
     /// The layer of a mesh's image: its agent, which is this program, and directories to mount to.
-    fn image(&self, mesh: &Mesh) -> Result<()> {
+    pub(super) fn image(&self, mesh: &Mesh) -> Result<()> {
         let layer = self.layer(mesh);
         let mounts = mesh.volumes.iter().map(|volume| volume.at);
         let mounts = mounts.chain(mesh.scratch.iter().map(|scratch| scratch.at));
+        let mounts = mounts.chain(mesh.host.iter().map(|(_, at)| *at));
         for dir in mounts.chain([TOKEN_AT, "/proc", "/etc", "/tmp"]) {
             fs::create_dir_all(layer.join(dir.trim_start_matches('/')))?;
         }
@@ -117,7 +123,8 @@ impl Node {
 
     /// Where the layer of a mesh's image lies.
     pub(super) fn layer(&self, mesh: &Mesh) -> PathBuf {
-        self.dir.join("snapshots").join(mesh.workload).join("fs")
+        let version = if mesh.host.is_empty() { 1 } else { self.version };
+        self.dir.join("snapshots").join(format!("{}-{version}", mesh.workload)).join("fs")
     }
 
     /// A directory with these files, for a process to take them from.
@@ -214,7 +221,10 @@ impl Node {
     pub(super) fn lay(&mut self, mesh: usize, set: usize, chance: &mut Chance) -> Result<usize> {
         let of = &MESHES[mesh];
         let uid = chance.uid();
-        let name = format!("{}-{}-{}", of.workload, self.replica_sets[&(mesh, set)], chance.letters(5));
+        let name = match mesh {
+            INSTALLER => format!("{}-{}", of.workload, chance.letters(5)),
+            _ => format!("{}-{}-{}", of.workload, self.replica_sets[&(mesh, set)], chance.letters(5)),
+        };
         let dir = Path::new(KUBELET).join("pods").join(&uid);
         let mut published = Vec::new();
         for volume in of.volumes {

@@ -71,6 +71,7 @@ impl Pod {
         let own = self.published.last().context("no token")?;
         mounts.push((own.path.clone(), TOKEN_AT));
         mounts.extend(mesh.scratch.iter().map(|scratch| (self.scratch(scratch.name), scratch.at)));
+        mounts.extend(mesh.host.iter().map(|(from, at)| (PathBuf::from(from), *at)));
         let about = About {
             id,
             name: mesh.container,

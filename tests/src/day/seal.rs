@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::mesh::{CONSUL, ISSUER, ISTIO, MESHES, Mesh};
-use super::node::{CNI_BIN, CNI_CONF, Node};
+use super::node::{CNI_BIN, CNI_CONF, CNI_RUN, Node};
 use crate::agent::{Home, Signer, told};
 use crate::corpus::image::layout;
 use crate::meshseal;
@@ -16,6 +16,7 @@ use crate::meshseal;
 pub(super) const WORKLOADS: &str = "workloads";
 pub(super) const RESIDENTS: &str = "residents";
 pub(super) const IMAGES: &str = "images";
+pub(super) const CNI: &str = "cni";
 
 /// Images are sealed of these.
 const SEALED: [usize; 2] = [ISTIO, CONSUL];
@@ -60,14 +61,22 @@ pub(super) fn manifests(home: &Home, node: &Node, revision: u64) -> Result<()> {
     })
 }
 
-/// The files that residents fill themselves, and those of the host.
+/// The files that residents fill themselves.
 pub(super) fn residents(home: &Home, node: &Node, residents: &[String]) -> Result<()> {
-    let mut paths = vec![PathBuf::from(CNI_CONF), PathBuf::from(CNI_BIN)];
+    let mut paths = Vec::new();
     for pod in node.pods.iter().filter(|pod| residents.contains(&pod.uid)) {
         paths.extend(pod.mesh().scratch.iter().map(|scratch| pod.scratch(scratch.name)));
     }
     offer(home, RESIDENTS, 1, |seal| {
         seal.arg("--path").args(&paths);
+    })
+}
+
+/// What the node below `root` has of plugins, their chains and their credentials, and who installs it there.
+pub(super) fn cni(home: &Home, root: &Path, revision: u64) -> Result<()> {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    offer(home, CNI, revision, |seal| {
+        seal.arg("--root").arg(root).arg("--path").args([CNI_CONF, CNI_BIN, CNI_RUN].map(below));
     })
 }
 

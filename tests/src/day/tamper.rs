@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::lawful::wasm_dir;
-use super::mesh::{CONSUL, ISTIO, ISTIOD, KUMA, LINKERD, MESHES, Source, TOOL};
+use super::mesh::{CONSUL, INSTALLER, ISTIO, ISTIOD, KUMA, LINKERD, MESHES, Source, TOOL};
 use super::model::{By, Expected, Of};
 use super::node::{CNI_BIN, CNI_CONF};
-use super::{Day, api};
+use super::{Day, api, installer};
 use crate::pods::container::{NO_CGROUP, join, with_host_path};
 use crate::process::Process;
 
@@ -32,10 +32,10 @@ macro_rules! scenarios {
 scenarios! {
     s01_root_is_swapped_in_place s02_visible_link_is_replaced s02_data_points_elsewhere s03_signing_key_is_swapped
     s04_bootstrap_is_rewritten s05_unapproved_bytes_are_published s06_module_is_swapped s07_proxy_is_replaced
-    s08_layer_is_written_to s09_plugin_is_replaced s10_chain_is_edited s10_chain_is_preceded s11_token_is_swapped
+    s08_layer_is_written_to s09_plugin_is_replaced s09_plugin_is_removed_as_the_installer s10_chain_is_edited s10_chain_is_preceded s11_token_is_swapped
     s11_token_is_read s12_written_through_proc s13_pod_with_host_path_writes s14_mounted_over s15_socket_is_replaced
     s16_credentials_are_dropped s17_key_is_opened_to_all s17_module_gets_another_time s18_agent_is_traced
-    s19_preload_is_dropped s20_baseline_is_taken_away s21_exec_edits identity_is_anothers
+    s19_preload_is_dropped s20_baseline_is_taken_away s21_exec_edits s21_exec_writes_as_the_installer identity_is_anothers
 }
 
 /// What is changed where it counts for the mesh's trust, and what it is called in ATT&CK.
@@ -267,20 +267,36 @@ fn s08_layer_is_written_to(day: &mut Day) -> Result<()> {
 
 /// 9: the runtime runs it as root for each new pod.
 fn s09_plugin_is_replaced(day: &mut Day) -> Result<()> {
-    let file = Path::new(CNI_BIN).join("istio-cni");
+    let file = installer::plugin();
     day.intruder.tell(&format!("write {} evil", file.display()))?;
     let who = (day.host()?, Of::default());
     day.expect("content", &file, "write", who, &["T1554", "T1543"]);
+    day.dirty.push(file);
     Ok(())
+}
+
+/// 9: by a pod that was given the host's files, is called as the installer is, and is not the installer.
+fn s09_plugin_is_removed_as_the_installer(day: &mut Day) -> Result<()> {
+    let file = Path::new(CNI_BIN).join("bridge");
+    let others: Vec<usize> =
+        (0..day.node.pods.len()).filter(|at| day.node.pods[*at].mesh == CONSUL).collect();
+    let from = day.chance.pick(&others).context("no pod")?;
+    let mut other = with_host_path(&day.node.pods[from].running()?.cgroup, "install-cni")?;
+    other.tell(&format!("remove {}", file.display()))?;
+    let pod = Some(day.node.pods[from].uid.clone());
+    let by = By { comm: "install-cni".to_owned(), pod, ..day.host()? };
+    day.expect("removed", &file, "unlink", (by, Of::default()), &["T1562.001", "T1562.004", "T1611"]);
+    day.judged(other)
 }
 
 /// 10: new pods are no longer in the mesh.
 fn s10_chain_is_edited(day: &mut Day) -> Result<()> {
-    let file = Path::new(CNI_CONF).join("10-node.conflist");
+    let file = installer::chain();
     let without = r#"{"cniVersion":"1.0.0","name":"node","plugins":[{"type":"bridge"}]}"#;
     day.intruder.tell(&format!("write {} {without}", file.display()))?;
     let who = (day.host()?, Of::default());
     day.expect("content", &file, "write", who, CHAIN);
+    day.dirty.push(file);
     Ok(())
 }
 
@@ -467,6 +483,18 @@ fn s21_exec_edits(day: &mut Day) -> Result<()> {
     exec.tell("write /var/run/linkerd/identity/end-entity/csr.der another")?;
     let who = (day.inside(at, true), day.of(at, false));
     day.expect("content", &file, "write", who, CREDENTIAL);
+    day.judged(exec)
+}
+
+/// 21: into the installer's container, to write what the installer alone may.
+fn s21_exec_writes_as_the_installer(day: &mut Day) -> Result<()> {
+    let at = day.resident_at(INSTALLER)?;
+    let file = installer::kubeconfig();
+    let mut exec = day.node.pods[at].exec(day.node.pods[at].mesh().exe)?;
+    exec.tell("write /var/run/istio-cni/istio-cni-kubeconfig another")?;
+    let who = (day.inside(at, true), Of::default());
+    day.expect("content", &file, "write", who, &[CREDENTIAL, &["T1611"]].concat());
+    day.dirty.push(file);
     day.judged(exec)
 }
 

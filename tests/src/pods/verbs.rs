@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
+use serde_json::Value;
 
 use crate::atomic;
 
@@ -27,6 +28,14 @@ pub(crate) fn act(words: &[&str]) -> Result<()> {
             fs::write(&new, text.as_os_str().as_encoded_bytes())?;
             fs::rename(&new, file)?;
         }
+        ("put", [from, to, mode]) => {
+            let mode = u32::from_str_radix(mode.to_str().context("not UTF-8")?, 8)?;
+            let new = PathBuf::from(format!("{}.tmp.314159265", to.display()));
+            fs::write(&new, fs::read(from)?)?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(mode))?;
+            fs::rename(&new, to)?;
+        }
+        ("chain", [file, plugin, entry]) => chain(file, plugin.to_str().context("not UTF-8")?, entry)?,
         ("rename", [from, to]) => fs::rename(from, to)?,
         ("remove", [file]) => fs::remove_file(file)?,
         ("chmod", [file, mode]) => {
@@ -94,6 +103,26 @@ fn volume(words: &[&str]) -> Result<()> {
             fs::rename(volume.join("..swing"), volume.join("..data"))?;
         }
         _ => bail!("no such act"),
+    }
+    Ok(())
+}
+
+/// As istio-cni's installer puts its entry into a chain, last, or with `-` takes it out: whole, by a temporary name, and only if that changes
+/// anything.
+fn chain(file: &Path, plugin: &str, entry: &Path) -> Result<()> {
+    let mut chain: Value = serde_json::from_slice(&fs::read(file)?)?;
+    let entry = (entry != Path::new("-")).then(|| fs::read(entry)).transpose()?;
+    let before = chain.clone();
+    let plugins = chain["plugins"].as_array_mut().context("no chain")?;
+    plugins.retain(|one| one["type"] != plugin);
+    if let Some(entry) = entry {
+        plugins.push(serde_json::from_slice(&entry)?);
+    }
+    if chain != before {
+        let new = PathBuf::from(format!("{}.tmp.161803398", file.display()));
+        fs::write(&new, chain.to_string())?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+        fs::rename(&new, file)?;
     }
     Ok(())
 }

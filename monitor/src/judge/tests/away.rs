@@ -1,6 +1,6 @@
 //! What an installer takes away when it ends, and puts back when it has come again.
 
-use super::Bench;
+use super::{Bench, Root, sealed};
 use crate::model::{HostPath, Operation, ViolationKind};
 use crate::status::Posture;
 
@@ -81,4 +81,39 @@ async fn what_another_did_is_told_though_the_installer_has_put_it_right_by_then(
     bench.renames("installer", "plugin", "/installed/plugin").await;
     bench.is_soon(Posture::Violated).await;
     assert_eq!(bench.verdicts().await, ["opened Reverted /installed/plugin Write sed"]);
+}
+
+impl Bench {
+    /// The same objects under another revision, whose installer is another version.
+    async fn upgrades(&self, kept: bool) {
+        let root = Root::open(self.dir.path()).unwrap();
+        let all = || {
+            ["/installed/10-a.conflist", "/installed/plugin"].map(|path| sealed(&root, &HostPath::from(path)))
+        };
+        self.offer(all().to_vec(), 2, kept.then(|| all().to_vec())).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_version_before_takes_away_may_come_again_while_the_transition_lasts() {
+    let bench = bench().await;
+    bench.is_soon(Posture::Intact).await;
+    bench.upgrades(true).await;
+    bench.removes("installer-1", "/installed/plugin").await;
+    bench.renames("installer-1", WITHOUT, "/installed/10-a.conflist").await;
+    bench.is_soon(Posture::Uncertain).await;
+    bench.renames("installer-2", "plugin", "/installed/plugin").await;
+    bench.renames("installer-2", CHAIN, "/installed/10-a.conflist").await;
+    bench.is_soon(Posture::Intact).await;
+    assert_eq!(bench.told().await, []);
+}
+
+#[tokio::test]
+async fn without_a_transition_the_version_before_is_anybody() {
+    let bench = bench().await;
+    bench.is_soon(Posture::Intact).await;
+    bench.upgrades(false).await;
+    bench.removes("installer-1", "/installed/plugin").await;
+    bench.is_soon(Posture::Violated).await;
+    assert_eq!(bench.verdicts().await, ["opened Removed /installed/plugin Unlink installer-1"]);
 }

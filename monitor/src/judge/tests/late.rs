@@ -1,7 +1,8 @@
 //! What comes to pass long after the hook that told of it: whoever acts may have been kept waiting in between.
 
-use super::{Bench, bench, short, volume};
-use crate::model::{Operation, RecordBody, Time};
+use super::{Bench, Root, bench, sealed, short, volume};
+use crate::baseline::{Content, Seal};
+use crate::model::{Class, Draft, HostPath, Operation, RecordBody, Time};
 use crate::sensor::SensorEvent;
 
 impl Bench {
@@ -69,6 +70,55 @@ async fn a_publish_that_nothing_tells_of_is_accepted_of_nobody() {
     let mut bench = Bench::new(volume, &["/pods/v"]).await;
     std::fs::write(bench.path("/pods/v/..2026_01/root.pem"), "two").unwrap();
     bench.accept(&["/pods/v"], 2).await;
+    assert_eq!(bench.next().await, "accepted /pods/v Scrub ?");
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
+}
+
+impl Bench {
+    /// A volume of what its publisher renews, such as tokens, looked at.
+    async fn renewable() -> Self {
+        let mut bench = Self::new(volume, &["/pods/v"]).await;
+        let root = Root::open(bench.dir.path()).unwrap();
+        let mut object = sealed(&root, &HostPath::from("/pods/v"));
+        let Seal::Volume { entries } = &mut object.seal else { panic!("no volume") };
+        for entry in entries.iter_mut().filter(|entry| entry.file.is_some()) {
+            (entry.class, entry.file) = (Class::Opaque, Some(Content::Any));
+        }
+        bench.offer(vec![object], 2, None).await;
+        loop {
+            let batch = bench.drafts.recv().await.unwrap();
+            let verified = |draft: &Draft| matches!(draft.body, RecordBody::ObjectVerified { .. });
+            if batch.iter().any(verified) {
+                return bench;
+            }
+        }
+    }
+
+    /// It is renewed, and looked at before anything tells of that.
+    async fn renews(&self) {
+        std::fs::write(self.path("/pods/v/..2026_01/root.pem"), "two").unwrap();
+        let slot = self.slot("/pods/v");
+        self.events.send(SensorEvent::Dirty { slot, events: 0 }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_seen_before_it_is_told_is_accepted_by_its_writer() {
+    let mut bench = Bench::renewable().await;
+    bench.renews().await;
+    let onto = |o: &mut crate::model::Observation| {
+        o.name = Some(b"..data_tmp".to_vec());
+        o.inode = Some(crate::model::InodeKey { dev: 0, ino: 1 });
+    };
+    bench.see("kubelet", Operation::Create, "/pods/v", onto).await;
+    assert_eq!(bench.next().await, "accepted /pods/v Create kubelet");
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_renewal_that_nothing_tells_of_is_accepted_of_nobody() {
+    let mut bench = Bench::renewable().await;
+    bench.renews().await;
     assert_eq!(bench.next().await, "accepted /pods/v Scrub ?");
     assert_eq!(bench.verdicts().await, Vec::<String>::new());
 }
