@@ -172,8 +172,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         io_budget: config.scrub.io_budget,
         canary: config.sensor.canary_interval,
         await_approval: config.baselines.await_approval,
-        // A pod that is replaced, or one that the kubelet starts again after a first failure.
-        installer: Duration::from_secs(60),
+        await_installer: config.baselines.await_installer,
     };
     let world: Arc<dyn judge::World> = Arc::clone(&node) as _;
     let writers = Arc::clone(&node);

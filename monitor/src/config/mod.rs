@@ -97,6 +97,8 @@ pub struct Baselines {
     pub trust_on_first_use: bool,
     /// How long what the kubelet publishes may wait for the baseline that approves it; zero: not at all.
     pub await_approval: Duration,
+    /// How long what an installer took away may be away before that is told.
+    pub await_installer: Duration,
 }
 
 /// Bounds of the journal.

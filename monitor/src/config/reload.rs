@@ -263,6 +263,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("journal", old.journal != new.journal),
         ("scrub", old.scrub != new.scrub),
         ("baselines.awaitApproval", old.baselines.await_approval != new.baselines.await_approval),
+        ("baselines.awaitInstaller", old.baselines.await_installer != new.baselines.await_installer),
         ("baselines.trustOnFirstUse", old.baselines.trust_on_first_use != new.baselines.trust_on_first_use),
     ];
     changed.into_iter().filter(|&(_, changed)| changed).map(|(key, _)| key).collect()

@@ -17,6 +17,8 @@ const API_VERSION: &str = "meshseal/v1";
 const MAX_LIST: usize = 256;
 /// What is not approved is told after a while, whatever the config says.
 const LONGEST_AWAITED: Duration = Duration::from_secs(600);
+/// A pod that is replaced, or one that the kubelet starts again after a first failure.
+const AWAITS_INSTALLER: Duration = Duration::from_secs(60);
 /// Below this the journal could not hold a segment and its successor.
 const MIN_JOURNAL: u64 = 1 << 20;
 
@@ -234,12 +236,16 @@ fn baselines(context: &Context<'_>, written: Option<&written::Baselines>) -> Res
         Some(count) => count.value,
         None => 1,
     };
-    let key = "baselines.awaitApproval";
-    let await_approval = context.unit(&written.await_approval, key, units::duration, Duration::ZERO)?;
-    if let Some(text) = written.await_approval.as_ref().filter(|_| await_approval > LONGEST_AWAITED) {
-        let why = format!("'{}' is too long, expected at most 10m", text.value);
-        return Err(context.refuse(text, key, &why));
-    }
+    let awaited = |text: &Text, key: &str, default: Duration| {
+        let wait = context.unit(text, key, units::duration, default)?;
+        match text {
+            Some(text) if wait > LONGEST_AWAITED => {
+                let why = format!("'{}' is too long, expected at most 10m", text.value);
+                Err(context.refuse(text, key, &why))
+            }
+            _ => Ok(wait),
+        }
+    };
     Ok(Baselines {
         files: context.paths(&written.files, "baselines.files", "/etc/meshseal/baseline.dsse.json")?,
         trusted_keys: context.paths(
@@ -250,7 +256,8 @@ fn baselines(context: &Context<'_>, written: Option<&written::Baselines>) -> Res
         require_signatures,
         secret_key: context.path(&written.secret_key, "baselines.secretKey")?,
         trust_on_first_use: written.trust_on_first_use.unwrap_or(false),
-        await_approval,
+        await_approval: awaited(&written.await_approval, "baselines.awaitApproval", Duration::ZERO)?,
+        await_installer: awaited(&written.await_installer, "baselines.awaitInstaller", AWAITS_INSTALLER)?,
     })
 }
 

@@ -44,6 +44,7 @@ fn everything_but_the_version_has_a_default() {
             secret_key: None,
             trust_on_first_use: false,
             await_approval: Duration::ZERO,
+            await_installer: Duration::from_secs(60),
         },
         profile_files: Vec::new(),
         profiles: Arc::clone(Profiles::built_in()),
@@ -128,6 +129,7 @@ fn what_may_be_empty_is_accepted_empty() {
         secret_key: Some(PathBuf::from("/k")),
         trust_on_first_use: false,
         await_approval: Duration::ZERO,
+        await_installer: Duration::from_secs(60),
     };
     assert_eq!((found.baselines, found.export), (baselines, Vec::new()));
 }
@@ -166,11 +168,15 @@ fn keys_and_shape() {
     assert_eq!(v1("fooo: 1\n"), format!("config: /c.yaml:2: unknown key 'fooo', {ALL}"));
     assert_eq!(
         v1("baselines:\n  foo: 1\n"),
-        "config: /c.yaml:3: unknown key 'foo' in baselines, expected one of files, trustedKeys, requireSignatures, secretKey, trustOnFirstUse, awaitApproval"
+        "config: /c.yaml:3: unknown key 'foo' in baselines, expected one of files, trustedKeys, requireSignatures, secretKey, trustOnFirstUse, awaitApproval, awaitInstaller"
     );
     assert_eq!(
         v1("baselines: {awaitApproval: 11m}\n"),
         "config: /c.yaml:2: baselines.awaitApproval: '11m' is too long, expected at most 10m"
+    );
+    assert_eq!(
+        v1("baselines: {awaitInstaller: 601s}\n"),
+        "config: /c.yaml:2: baselines.awaitInstaller: '601s' is too long, expected at most 10m"
     );
     assert_eq!(v1("api: {port: 1}\n"), "config: /c.yaml:2: unknown key 'port' in api, expected no keys");
     assert_eq!(

@@ -39,6 +39,7 @@ pub(super) struct Baselines {
     pub(super) secret_key: Text,
     pub(super) trust_on_first_use: Option<bool>,
     pub(super) await_approval: Text,
+    pub(super) await_installer: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

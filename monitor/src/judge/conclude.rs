@@ -7,7 +7,7 @@ use crate::baseline::{Found, FoundKind, ObserveError, Seal};
 use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, ViolationKind};
 
 use super::acts::Acts;
-use super::away::WAIT_FOR_INSTALLER;
+use super::away;
 use super::look::{Job, Look};
 use super::slots::Ix;
 use super::unit::{Standing, Unit};
@@ -69,7 +69,7 @@ impl Judge {
             });
         if let Some(wait) = wait {
             self.wait(ix, acts, wait);
-            if wait == WAIT_FOR_INSTALLER
+            if wait == away::looks(self.options.await_installer).1
                 && let Some(unit) = self.units.get_mut(ix)
             {
                 // Until then nobody can say that the node is intact.

@@ -109,9 +109,9 @@ pub struct Options {
     pub canary: Duration,
     /// How long what the kubelet publishes may wait for the baseline that approves it.
     pub await_approval: Duration,
-    /// How long what an installer took away when it ended may be away before that is told, in whole seconds: one that is restarted or replaced
-    /// puts it back when it has come again.
-    pub installer: Duration,
+    /// How long what an installer took away when it ended may be away before that is told: one that is restarted or replaced puts it back when
+    /// it has come again.
+    pub await_installer: Duration,
 }
 
 /// What the agent tells the judge.

@@ -236,7 +236,7 @@ impl Bench {
             io_budget: u64::MAX,
             canary: Duration::from_secs(60),
             await_approval,
-            installer: Duration::from_secs(2),
+            await_installer: Duration::from_secs(2),
         };
         let sensor = Box::new(FakeSensor(Arc::clone(&watched)));
         let world = Arc::new(FakeWorld::default());

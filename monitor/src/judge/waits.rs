@@ -7,7 +7,7 @@ use crate::inventory::pods;
 use crate::model::{Operation, Rung, Time, ViolationKind};
 
 use super::acts::{Act, Acts};
-use super::away::{WAIT_FOR_INSTALLER, is_away};
+use super::away::{self, is_away};
 use super::look::Look;
 use super::slots::Ix;
 use super::unit::Unit;
@@ -71,10 +71,10 @@ impl Judge {
             if unit.waited < WAITS_FOR_WRITER {
                 return Some(WAIT_FOR_WRITER);
             }
-            let looks = u8::try_from(self.options.installer.as_secs()).unwrap_or(u8::MAX);
+            let (looks, wait) = away::looks(self.options.await_installer);
             let may_come = unit.waited < WAITS_FOR_WRITER.saturating_add(looks);
             let comes_again = may_come && is_away(&self.writers_of(unit), unit, look);
-            return comes_again.then_some(WAIT_FOR_INSTALLER);
+            return comes_again.then_some(wait);
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
             return Some(WAIT_FOR_ACTS);
