@@ -155,6 +155,13 @@ impl Acts {
                 act.actor = Ok(submitter.clone());
             }
         }
+        if let Ok(worker) = &act.actor
+            && worker.is_loop_worker()
+            && let Some(opened) = self.acts.iter().find(|known| known.operation == Operation::Open)
+        {
+            // It has nothing of its own: whoever opened the file gave it to the loop device.
+            act.actor = opened.actor.clone();
+        }
         // What passes an overlay passes its layers too, in the same call.
         if act.in_layer && self.acts.iter().any(|known| !known.in_layer && known.by_one(&act)) {
             return;

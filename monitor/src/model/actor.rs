@@ -72,10 +72,22 @@ impl Actor {
     /// before 5.12 have processes of their own for it, children of `kthreadd`; later ones, threads of the submitter.
     #[must_use]
     pub fn is_io_worker(&self) -> bool {
-        const KTHREADD: u32 = 2;
         const NAMES: [&str; 3] = ["io_wqe_worker", "io_wq_manager", "io_uring-sq"];
-        let own = self.pid == self.tgid && self.ppid == KTHREADD;
-        self.is_io_worker || own && NAMES.iter().any(|name| self.comm.starts_with(name))
+        self.is_io_worker || self.is_kernel_thread() && NAMES.iter().any(|name| self.comm.starts_with(name))
+    }
+
+    /// Whether it is a thread by which the kernel writes to a file that a loop device is made of (`drivers/block/loop.c`): one for each device
+    /// before 5.15, then common workers, whose writes pass no hook since 6.12 or before.
+    #[must_use]
+    pub fn is_loop_worker(&self) -> bool {
+        let number = self.comm.strip_prefix("loop").unwrap_or_default();
+        let numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        self.is_kernel_thread() && (numbered || self.comm.starts_with("kworker/"))
+    }
+
+    const fn is_kernel_thread(&self) -> bool {
+        const KTHREADD: u32 = 2;
+        self.pid == self.tgid && self.ppid == KTHREADD
     }
 
     /// Whether this I/O worker may act for `submitter`: it is its thread, or borrows its memory.

@@ -261,6 +261,15 @@ fn expected_line(site: &Site, rung: &str, expected: &Expected) -> Line {
     (path, kind.to_owned(), violation, operation.to_owned())
 }
 
+/// A record of an act, of which each kernel may tell with another word: older ones have what a loop device writes pass the hook.
+fn line_in(act: &Act, record: &Value) -> Line {
+    let mut line = line_of(record);
+    if act.name == "write_through_a_loop_device" && line.3 == "write" {
+        "open".clone_into(&mut line.3);
+    }
+    line
+}
+
 /// The records of one act are those expected, and no more.
 fn check(name: &'static str) -> Result<()> {
     check_in(world()?, name)
@@ -284,7 +293,7 @@ fn check_in(world: &World, name: &'static str) -> Result<()> {
             .iter()
             .copied()
             .partition(|record| is_more_of_one(record, &mine) || came_to_pass(record, &mine));
-        let mut lines: Vec<Line> = mine.iter().map(|record| line_of(record)).collect();
+        let mut lines: Vec<Line> = mine.iter().map(|record| line_in(act, record)).collect();
         let mut expected: Vec<Line> =
             expected_of(act, &world.rung).map(|one| expected_line(&site, &world.rung, one)).collect();
         lines.sort();
@@ -294,7 +303,7 @@ fn check_in(world: &World, name: &'static str) -> Result<()> {
         for record in &mine {
             who(record, &comm(at, act), world.pids.get(&(fs, act.name)).copied(), (act, &site), &world.rung)
                 .with_context(told)?;
-            let line = line_of(record);
+            let line = line_in(act, record);
             let one = act.expected.iter().find(|one| expected_line(&site, &world.rung, one) == line);
             let in_parts = more.iter().any(|more| more["violation_id"] == record["uid"]);
             let count = one.and_then(|one| one.count).filter(|_| on_hooks(&world.rung) && !in_parts);

@@ -53,6 +53,25 @@ async fn what_the_kernel_writes_for_whoever_has_it_open_is_found_while_it_is_ope
 }
 
 #[tokio::test]
+async fn what_a_loop_device_writes_is_by_whoever_gave_it_the_file() {
+    let mut bench = bench().await;
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("losetup", Operation::Open, "/x/lone", |_| {}).await;
+    let kernels = |seen: &mut crate::model::Observation| {
+        if let Ok(actor) = &mut seen.actor {
+            (actor.pid, actor.tgid, actor.ppid) = (500, 500, 2);
+        }
+    };
+    bench.see("loop3", Operation::Write, "/x/lone", kernels).await;
+    assert_eq!(bench.next().await, "opened Content /x/lone Write losetup");
+    // A process may call itself what it likes.
+    std::fs::write(bench.path("/d/a"), "two").unwrap();
+    bench.see("losetup", Operation::Open, "/d/a", |_| {}).await;
+    bench.see("loop3", Operation::Write, "/d/a", |_| {}).await;
+    assert_eq!(bench.next().await, "opened Content /d/a Write loop3");
+}
+
+#[tokio::test]
 async fn a_publish_that_is_seen_before_it_is_told_is_accepted_by_its_writer() {
     let mut bench = Bench::new(volume, &["/pods/v"]).await;
     std::fs::write(bench.path("/pods/v/..2026_01/root.pem"), "two").unwrap();
