@@ -10,7 +10,7 @@ use super::acts::Acts;
 use super::away;
 use super::look::{Job, Look};
 use super::slots::Ix;
-use super::unit::{Standing, Unit};
+use super::unit::Standing;
 use super::verdict::Seen;
 use super::waits::{WAIT_FOR_POD, WAIT_FOR_WRITER, WAITS_FOR_POD, WAITS_FOR_WRITER, lately};
 use super::{Judge, RETRY};
@@ -78,9 +78,14 @@ impl Judge {
             return;
         }
         let superseded = look.as_before && !unit.is_other(look.content);
-        let was_superseded = unit.standing == Standing::Superseded;
         let changed = unit.is_other(look.content);
-        let resealed = unit.apart().resealed;
+        let rebaselined = unit.standing == Standing::Superseded || unit.apart().resealed;
+        // As its seal allows it, and nothing tells by whom; where the writer is all that is sealed, that is not said to be lawful.
+        let by_nobody =
+            acts.is_empty() && unit.standing == Standing::Intact && !unit.is_by_its_writer_alone();
+        // The names of a directory change by a baseline alone: what a writer has in it for a moment goes again.
+        let is_directory = matches!(unit.object().seal, Seal::Directory { .. });
+        let renewed = !is_directory && (!lawful.is_empty() || by_nobody);
         let object = unit.object_ref();
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
         self.book.explain(&mut findings);
@@ -93,15 +98,8 @@ impl Judge {
             return self.await_approval(ix, acts, findings, until);
         }
         findings.extend(self.awaited_in_vain(ix, &findings, look.differences.is_empty()));
-        // Renewed as its seal allows it, and nothing tells by whom; where the writer is all that is sealed, that is not said to be lawful.
-        let renewed = |unit: &Unit| unit.standing == Standing::Intact && !unit.is_by_its_writer_alone();
-        let by_nobody = acts.is_empty() && self.units.get(ix).is_some_and(renewed);
-        // The names of a closed directory change by a baseline alone: what a writer has in it for a moment goes again.
-        let closed =
-            self.units.get(ix).is_some_and(|unit| matches!(unit.object().seal, Seal::Directory { .. }));
-        let publish = was_superseded || resealed || !closed && (!lawful.is_empty() || by_nobody);
-        if findings.is_empty() && changed && !superseded && publish {
-            self.accepted(ix, &look, &lawful, was_superseded || resealed);
+        if findings.is_empty() && changed && !superseded && (rebaselined || renewed) {
+            self.accepted(ix, &look, &lawful, rebaselined);
         }
         let lately = lately(&acts, &verdict.attempts, job.closed);
         let opens_alone = acts.is_empty() || acts.are_opens();

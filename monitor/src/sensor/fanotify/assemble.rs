@@ -171,21 +171,18 @@ impl Assembler {
 
     /// Takes the next event; asks who it was if it is held back.
     pub(super) fn take(&mut self, event: Event<'_>, time: Time, who: impl FnOnce(i32, &Pidfd) -> Who) {
-        let mut act = Some(Act::new(event, time));
-        let waiting = act.as_ref().and_then(|act| self.waiting(act.pid));
-        if let Some(held) = waiting.and_then(|at| self.held.get_mut(at)) {
-            act = act.and_then(|act| held.take(act));
-            if act.is_some() {
-                // Its process went on with something else: nothing more of it comes.
-                held.until = None;
-            }
+        let mut act = Act::new(event, time);
+        if let Some(held) = self.waiting(act.pid).and_then(|at| self.held.get_mut(at)) {
+            let Some(other) = held.take(act) else { return };
+            // Its process went on with something else: nothing more of it comes.
+            held.until = None;
+            act = other;
         }
-        if let Some(mut held) = act.map(Held::new) {
-            if held.until.is_some() || self.waits().is_some() {
-                held.act.actor = Some(who(held.act.pid, &held.act.pidfd));
-            }
-            self.held.push_back(held);
+        let mut held = Held::new(act);
+        if held.until.is_some() || self.waits().is_some() {
+            held.act.actor = Some(who(held.act.pid, &held.act.pidfd));
         }
+        self.held.push_back(held);
         if self.held.len() > HELD_MAX
             && let Some(first) = self.held.front_mut()
         {

@@ -44,7 +44,7 @@ use self::canary::{Canaries, Yard};
 use self::kept::{Keeper, Kept, Takeover};
 pub(super) use self::load::{chain, raise_memlock};
 pub use self::pinned::Pinned;
-pub use self::probe::{LSM_LIST, Probe, probe};
+pub use self::probe::{LSM_LIST, Probe, empty_program, probe};
 use self::revive::{Revivals, Standing};
 pub use self::rung::HookRung;
 use self::shared::Shared;

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+use super::HookRung;
 use crate::sensor::btf::Btf;
 
 /// Where securityfs shows the security modules in use.
@@ -50,9 +51,9 @@ pub fn probe() -> Probe {
     let target = |function: &str| btf.as_ref().ok().and_then(|btf| btf.function_id(function));
     Probe {
         bpf_in_list,
-        lsm_program: stub(PROG_LSM, ATTACH_LSM_MAC, target("bpf_lsm_file_open")),
-        tracing_program: stub(PROG_TRACING, ATTACH_FENTRY, target("security_file_open")),
-        raw_tracepoint_program: stub(PROG_RAW_TRACEPOINT, 0, Some(0)),
+        lsm_program: stub(PROG_LSM, ATTACH_LSM_MAC, target("bpf_lsm_file_open")).map(drop),
+        tracing_program: stub(PROG_TRACING, ATTACH_FENTRY, target("security_file_open")).map(drop),
+        raw_tracepoint_program: stub(PROG_RAW_TRACEPOINT, 0, Some(0)).map(drop),
         btf: btf.map(|_| ()).map_err(|error| error.to_string()),
         objects: super::objects::LSM.is_some()
             && super::objects::FENTRY.is_some()
@@ -107,8 +108,22 @@ struct Attr {
     rest: [u64; 4],
 }
 
-/// Loads `return 0`, and lets go of it.
-fn stub(prog_type: u32, expected_attach_type: u32, target: Option<u32>) -> Result<(), String> {
+/// Loads a program that does nothing, for that hook on that rung: what the kernel's own way into a program and out of it costs. It is not
+/// attached.
+///
+/// # Errors
+/// The kernel has no such hook, or refuses the program.
+pub fn empty_program(rung: HookRung, hook: &str) -> Result<OwnedFd, String> {
+    let (prog_type, attach) = match rung {
+        HookRung::Lsm => (PROG_LSM, ATTACH_LSM_MAC),
+        HookRung::Fentry => (PROG_TRACING, ATTACH_FENTRY),
+    };
+    let btf = Btf::of_kernel().map_err(|error| error.to_string())?;
+    stub(prog_type, attach, btf.function_id(&format!("{}{hook}", rung.prefix())))
+}
+
+/// Loads `return 0`.
+fn stub(prog_type: u32, expected_attach_type: u32, target: Option<u32>) -> Result<OwnedFd, String> {
     let attach_btf_id = target.ok_or("the kernel's BTF does not have the hook")?;
     // mov r0, 0; exit
     let insns: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
@@ -146,7 +161,7 @@ fn stub(prog_type: u32, expected_attach_type: u32, target: Option<u32>) -> Resul
     // SAFETY: a descriptor the kernel has just given us, and nobody else has.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
     tracing::debug!(prog_type, fd = program.as_raw_fd(), "stub loaded");
-    Ok(())
+    Ok(program)
 }
 
 #[cfg(test)]
