@@ -65,6 +65,15 @@ impl Sanitizer {
     }
 }
 
+/// What inputs are made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chance {
+    /// The same inputs each time, as far as the time allows: a gate must not fail for what a change did not touch.
+    Same,
+    /// Others each time, on top of all that reached further before.
+    New,
+}
+
 /// What became of one parser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
@@ -124,7 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let status = programs.command(name).arg(input).status().context("cannot start the fuzzer")?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let (outcomes, log) = programs.fuzz(args.seconds)?;
+    let (outcomes, log) = programs.fuzz(args.seconds, Chance::New)?;
     let failed = outcomes.iter().filter(|outcome| outcome.fault.is_some()).count();
     if failed > 0 {
         eprintln!("{log}");
@@ -174,13 +183,13 @@ impl Programs {
     }
 
     /// Runs each for that long, as many at a time as there are processors; what became of them, and all that they said.
-    pub(crate) fn fuzz(&self, seconds: u32) -> Result<(Vec<Outcome>, String)> {
+    pub(crate) fn fuzz(&self, seconds: u32, chance: Chance) -> Result<(Vec<Outcome>, String)> {
         let at_once = std::thread::available_parallelism().map_or(1, usize::from);
         say!("fuzzing {} parsers for {seconds} s each, {at_once} at a time", self.names.len());
         let (next, done) = (AtomicUsize::new(0), Mutex::new((Vec::new(), String::new())));
         let worker = || -> Result<()> {
             while let Some(name) = self.names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let out = self.one(name, seconds)?;
+                let out = self.one(name, seconds, chance)?;
                 let said = String::from_utf8_lossy(&out.stderr);
                 let outcome = Outcome::of(name, &said, out.status.success());
                 say!("{}", outcome.line());
@@ -202,12 +211,15 @@ impl Programs {
         Ok((outcomes, log))
     }
 
-    fn one(&self, name: &str, seconds: u32) -> Result<Output> {
-        let (corpus, artifacts, scratch) =
-            (place("corpus").join(name), place("artifacts").join(name), place("tmp").join(name));
+    fn one(&self, name: &str, seconds: u32, chance: Chance) -> Result<Output> {
+        let (artifacts, scratch) = (place("artifacts").join(name), place("tmp").join(name));
+        let corpus = match chance {
+            Chance::Same => scratch.join("corpus"),
+            Chance::New => place("corpus").join(name),
+        };
         // What a killed run left.
         drop(std::fs::remove_dir_all(&scratch));
-        for dir in [&corpus, &artifacts, &scratch] {
+        for dir in [&scratch, &corpus, &artifacts] {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         let mut command = self.command(name);
@@ -216,6 +228,9 @@ impl Programs {
         command.arg(&corpus).arg(format!("-artifact_prefix={}/", artifacts.display()));
         command.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LENGTH}"));
         command.args(["-print_final_stats=1", "-use_value_profile=1"]);
+        if chance == Chance::Same {
+            command.arg("-seed=1");
+        }
         command.output().with_context(|| format!("cannot start the fuzzer {name}"))
     }
 }

@@ -21,6 +21,8 @@ use crate::model::{Class, HostPath};
 
 /// Longest path, the kernel's `PATH_MAX`.
 pub const MAX_PATH: usize = 4096;
+/// Longest word on what a file of a volume comes from, in bytes.
+pub const MAX_SOURCE: usize = 1024;
 
 /// The type of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -412,7 +414,7 @@ fn entries(files: Unique<WireEntry>, place: &str) -> Result<Box<[VolumeEntry]>, 
             meaning: wire.meaning,
             size: wire.size,
         };
-        if wire.source.as_ref().is_some_and(|source| source.len() > 1024) {
+        if wire.source.as_ref().is_some_and(|source| source.len() > MAX_SOURCE) {
             return Err(bad("a source of at most 1024 bytes"));
         }
         let file = match wire.kind {
@@ -432,7 +434,8 @@ fn entries(files: Unique<WireEntry>, place: &str) -> Result<Box<[VolumeEntry]>, 
     if entries.windows(2).any(|pair| pair[0].path == pair[1].path) {
         return Err(Error::new("bad statement", format!("{place}.files"), "each path once"));
     }
-    if entries.first().is_none_or(|entry| &*entry.path != b".") {
+    // Not the first one by need: `-`, `$` and others sort before it.
+    if entries.binary_search_by(|entry| (*entry.path).cmp(b".")).is_err() {
         return Err(Error::new("bad statement", format!("{place}.files"), "an entry `.` for the directory"));
     }
     Ok(entries.into())

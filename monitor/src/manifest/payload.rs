@@ -17,9 +17,13 @@ use super::resources;
 use super::store::{Manifests, Template, typed};
 use crate::baseline::Error;
 use crate::baseline::anchor::WorkloadKind;
+use crate::baseline::wire::{MAX_PATH, MAX_SOURCE};
 
 /// Mode of files, where a volume names none (`ConfigMapVolumeSourceDefaultMode` and its like).
 const DEFAULT_MODE: i32 = 0o644;
+/// Longest path in a volume, in bytes: what stands before it on a node leaves it no more of the kernel's `PATH_MAX`, and in a
+/// statement it must fit behind `/volume-subpaths/<volume>/<container>/<index>/`.
+const MAX_BELOW: usize = MAX_PATH - 256;
 /// Mode of a token where its owner is not root (`projected.go`).
 const OWNED_MODE: i32 = 0o600;
 
@@ -419,6 +423,9 @@ impl<'m> Collector<'m> {
         let mode = mode.unwrap_or(DEFAULT_MODE);
         let mode = u16::try_from(mode).ok().filter(|mode| *mode <= 0o777);
         match (clean(path), mode) {
+            (Some(path), Some(_)) if source.len() > MAX_SOURCE => {
+                self.give_up(format!("the source of {path}, named as the API server refuses"));
+            }
             (Some(path), Some(mode)) => {
                 self.files.insert(path, File { mode, uid: 0, source, content });
             }
@@ -445,7 +452,7 @@ pub(super) fn clean(path: &str) -> Option<String> {
         && !parts.is_empty()
         && !parts.first().is_some_and(|first| first.starts_with(".."))
         && parts.iter().all(|part| *part != ".." && part.len() <= 255 && !part.contains('\0'))
-        && path.len() <= 4096;
+        && path.len() <= MAX_BELOW;
     fine.then(|| parts.join("/"))
 }
 

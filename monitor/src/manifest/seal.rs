@@ -297,7 +297,9 @@ impl Sealer<'_> {
         place: &str,
     ) -> Result<(), Error> {
         let mut parts = Vec::new();
+        let mut names = BTreeSet::new();
         for container in containers(&pod.template.pod.spec) {
+            let is_named = is_label(&container.name) && names.insert(&container.name);
             let known = LazyCell::new(|| environment(pod.template, container));
             for (mount, index) in container.volume_mounts.iter().zip(0_u32..) {
                 if mount.name != volume || !is_sub_path(mount) {
@@ -317,8 +319,8 @@ impl Sealer<'_> {
                     self.list(place, format!("the path `{part}`, which the API server refuses"));
                     continue;
                 };
-                if !is_label(&container.name) {
-                    self.list(place, "a container's name the API server refuses".to_owned());
+                if !is_named {
+                    self.list(place, "a container's name the API server refuses, or twice".to_owned());
                     continue;
                 }
                 let at = format!("/volume-subpaths/{volume}/{}/{index}", container.name);
@@ -465,10 +467,76 @@ fn is_label(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::document::Document;
-    use super::{Manifests, Options, seal};
+    use super::{Manifests, Options, Sealed, seal};
+    use crate::baseline::statement::{self, Baseline, Predicate, Statement};
+
+    /// What is sealed of a pod with these containers, and a volume `v` with these items of a `ConfigMap` of that name; and
+    /// the baseline that a node reads of it.
+    fn sealed_and_read(containers: &Value, map: &str, items: &Value) -> (Sealed, Baseline) {
+        let pod = json!({ "kind": "Pod", "metadata": { "name": "p" }, "spec": {
+            "automountServiceAccountToken": false,
+            "initContainers": [containers[0]],
+            "containers": containers.as_array().unwrap()[1..],
+            "volumes": [{ "name": "v", "configMap": { "name": map, "items": items } }],
+        }});
+        let data = json!({ "-first": "1", "$": "2", "..2": "3", "a": "4" });
+        let map =
+            json!({ "kind": "ConfigMap", "metadata": { "name": "m" }, "immutable": true, "data": data });
+        let documents = [pod, map].map(|value| Document { place: "m.yaml#1".to_owned(), value });
+        let manifests = Manifests::of(documents.into(), "ns").unwrap();
+        let sealed = seal(&manifests, &Options::default()).unwrap();
+        let predicate = json!({ "name": "n", "revision": 1, "objects": sealed.objects });
+        let predicate: Predicate = serde_json::from_value(predicate).unwrap();
+        let text = Statement::of(predicate).unwrap().to_json().unwrap();
+        let read = statement::parse(&text).unwrap();
+        (sealed, read)
+    }
+
+    #[test]
+    fn what_is_sealed_is_read_whatever_its_files_are_called() {
+        let whole =
+            json!([{ "name": "i" }, { "name": "c", "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }]);
+        // These sort before the volume's own directory, which is `.`.
+        let items = json!([{ "key": "-first", "path": "-first" }, { "key": "$", "path": "$/$" }]);
+        let (sealed, read) = sealed_and_read(&whole, "m", &items);
+        assert_eq!(sealed.unresolved, []);
+        let files: Vec<&String> = sealed.objects[0].files.as_ref().unwrap().0.keys().collect();
+        assert_eq!(files, ["$", "$/$", "-first", "."]);
+        assert_eq!(read.objects.len(), 1);
+    }
+
+    #[test]
+    fn what_no_api_server_takes_is_listed() {
+        let part = json!([{ "name": "v", "mountPath": "/v", "subPath": "a" }]);
+        let twice = json!([{ "name": "c", "volumeMounts": part }, { "name": "c", "volumeMounts": part }]);
+        let (sealed, read) = sealed_and_read(&twice, "m", &json!([{ "key": "a", "path": "a" }]));
+        let told: Vec<String> = sealed.unresolved.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "ns/Pod/p: volume v: subPath in container c: a container's name the API server refuses, or twice"
+            ]
+        );
+        let paths: Vec<String> = read.objects.iter().map(|object| object.path.to_string()).collect();
+        assert_eq!(paths, ["/volume-subpaths/v/c/0", "/volumes/kubernetes.io~configmap/v"]);
+
+        let whole =
+            json!([{ "name": "i" }, { "name": "c", "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }]);
+        let long = "n".repeat(1100);
+        let (sealed, read) = sealed_and_read(&whole, &long, &json!([{ "key": "a", "path": "a" }]));
+        let told: Vec<String> = sealed.unresolved.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["ns/Pod/p: volume v: the source of a, named as the API server refuses"]);
+        assert!(read.objects.is_empty());
+
+        let deep = vec!["d".repeat(250); 16].join("/");
+        let (sealed, read) = sealed_and_read(&whole, "m", &json!([{ "key": "a", "path": deep }]));
+        let told: Vec<String> = sealed.unresolved.iter().map(ToString::to_string).collect();
+        assert_eq!(told, [format!("ns/Pod/p: volume v: the path `{deep}`, which the API server refuses")]);
+        assert!(read.objects.is_empty());
+    }
 
     #[test]
     fn few_lines_that_mean_any_number_of_files_are_refused() {

@@ -9,7 +9,7 @@ use super::again::Run;
 use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
-use crate::fuzz::{Programs, Sanitizer};
+use crate::fuzz::{Chance, Programs, Sanitizer};
 
 const DENY_VERSION: &str = "0.20.2";
 
@@ -97,8 +97,8 @@ pub(super) fn unit(run: Run<'_>) -> Result<Tally> {
 }
 
 /// Every parser, guided by coverage, for so many seconds each.
-pub(super) fn fuzz(seconds: u32) -> Result<Tally> {
-    let (outcomes, log) = Programs::build(Sanitizer::None, &[])?.fuzz(seconds)?;
+pub(super) fn fuzz(seconds: u32, chance: Chance) -> Result<Tally> {
+    let (outcomes, log) = Programs::build(Sanitizer::None, &[])?.fuzz(seconds, chance)?;
     let mut tally = Tally { log, ..Tally::default() };
     for outcome in outcomes {
         tally.log.push_str(&format!("{}\n", outcome.line()));

@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use self::again::once_more;
 use self::programs::Boot;
 use crate::cmd::{self, say};
+use crate::fuzz::Chance;
 use crate::vm::kernel::Series;
 use crate::{setup, workspace};
 
@@ -107,7 +108,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     run("doc", &checks::doc)?;
     run("unit", &|| once_more(checks::unit))?;
     let [long, short] = FUZZ_SECONDS;
-    run("fuzz", &|| checks::fuzz(if args.full { long } else { short }))?;
+    run("fuzz", &|| {
+        if args.full { checks::fuzz(long, Chance::New) } else { checks::fuzz(short, Chance::Same) }
+    })?;
     if args.full {
         run(INTEROP, &full::interop)?;
     }
