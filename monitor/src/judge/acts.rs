@@ -75,7 +75,7 @@ impl Act {
     }
 
     /// Same cause: folds into one.
-    fn same(&self, other: &Self) -> bool {
+    pub(super) fn same(&self, other: &Self) -> bool {
         self.operation == other.operation
             && self.denied == other.denied
             && self.in_layer == other.in_layer

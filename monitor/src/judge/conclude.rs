@@ -39,7 +39,7 @@ impl Judge {
         }
         let acts = self.explained(ix, &look, acts);
         let Some(unit) = self.units.get(ix) else { return };
-        let (lawful, unlawful) = self.split(unit, &acts);
+        let (lawful, unlawful) = self.split(unit, &look, &acts);
         if look.found.is_none() && unit.standing == Standing::Retired {
             // Still gone: of that all has been told. Its directories go after it, and have it looked at once more.
             return self.settled(ix);

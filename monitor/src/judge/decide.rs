@@ -9,6 +9,7 @@ use super::acts::{Act, Acts};
 use super::covered::{Standpoint, covered, executed, reached_into};
 use super::directory::{Neighbours, directory};
 use super::look::Look;
+use super::nameless::passes_for_lawful;
 use super::topology::is_mount;
 use super::unit::Unit;
 use super::units::Units;
@@ -17,7 +18,10 @@ use super::volume::Volume;
 
 impl Judge {
     /// Acts of lawful writers of this unit, and all others.
-    pub(super) fn split<'a>(&self, unit: &Unit, acts: &'a Acts) -> (Vec<&'a Act>, Vec<&'a Act>) {
+    pub(super) fn split<'a>(&self, unit: &Unit, look: &Look, acts: &'a Acts) -> (Vec<&'a Act>, Vec<&'a Act>) {
+        if passes_for_lawful(unit, look, acts) {
+            return (acts.iter().collect(), Vec::new());
+        }
         let writers = self.writers_of(unit);
         acts.iter().partition(|act| self.is_lawful(act, &writers, &unit.object().path))
     }
@@ -125,7 +129,7 @@ impl Judge {
                 verdict.findings.retain(|finding| {
                     !matches!(finding.kind, ViolationKind::Unexpected | ViolationKind::Replaced)
                         || finding.standing
-                        || !finding.act.as_ref().is_some_and(|act| self.is_lawful_here(unit, act))
+                        || !finding.act.as_ref().is_some_and(|act| lawful.iter().any(|one| one.same(act)))
                 });
                 verdict
             }

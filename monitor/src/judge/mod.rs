@@ -19,6 +19,7 @@ mod incarnation;
 mod layers;
 mod look;
 mod losses;
+mod nameless;
 mod proof;
 mod report;
 mod route;

@@ -578,6 +578,11 @@ fn volume(root: &Path) {
 
 /// What a publisher does, and what a sensor sees of it.
 async fn publish(bench: &Bench, comm: &str, stamp: &str, content: &str) {
+    publish_seen(bench, comm, stamp, content, |_| ()).await;
+}
+
+/// As [`publish`]; the sensor tells it with these changes.
+async fn publish_seen(bench: &Bench, comm: &str, stamp: &str, content: &str, seen: fn(&mut Observation)) {
     let at = bench.path("/pods/v");
     std::fs::create_dir(at.join(stamp)).unwrap();
     std::fs::write(at.join(stamp).join("root.pem"), content).unwrap();
@@ -590,6 +595,7 @@ async fn publish(bench: &Bench, comm: &str, stamp: &str, content: &str) {
         move |o: &mut Observation| {
             o.name = Some(name);
             o.inode = Some(crate::model::InodeKey { dev: 0, ino: 1 });
+            seen(o);
         }
     };
     bench.see(comm, Operation::Mkdir, "/pods/v", inherited(stamp)).await;
@@ -601,6 +607,7 @@ async fn publish(bench: &Bench, comm: &str, stamp: &str, content: &str) {
         .see(comm, Operation::Rename, "/pods/v", |o| {
             o.name = Some(b"..data_tmp".to_vec());
             o.renamed_to = Some((slot, b"..data".to_vec()));
+            seen(o);
         })
         .await;
 }
@@ -624,6 +631,38 @@ async fn a_publish_by_anyone_else_is_structure_even_with_the_right_bytes() {
     let bench = Bench::new(volume, &["/pods/v"]).await;
     publish(&bench, "evil", "..2026_02", "one").await;
     assert_eq!(bench.verdicts().await, ["opened Structure /pods/v/..data Rename evil"]);
+}
+
+fn nameless(observation: &mut Observation) {
+    observation.sensor = Rung::Inotify;
+    observation.actor = Err("inotify does not tell who acted".to_owned());
+}
+
+#[tokio::test]
+async fn where_nobody_is_named_a_publish_of_what_is_sealed_passes_for_the_kubelets() {
+    let bench = Bench::new(volume, &["/pods/v"]).await;
+    publish_seen(&bench, "?", "..2026_02", "one", nameless).await;
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
+    let bench = Bench::new(volume, &["/pods/v"]).await;
+    publish_seen(&bench, "?", "..2026_02", "evil", nameless).await;
+    assert_eq!(bench.verdicts().await, ["opened Content /pods/v/root.pem Rename ?"]);
+}
+
+#[tokio::test]
+async fn where_nobody_is_named_another_rename_in_a_volume_is_structure() {
+    let bench = Bench::new(volume, &["/pods/v"]).await;
+    let slot = bench.slot("/pods/v");
+    let volume = bench.path("/pods/v");
+    for (from, to) in [("root.pem", "elsewhere"), ("elsewhere", "root.pem")] {
+        std::fs::rename(volume.join(from), volume.join(to)).unwrap();
+        let moved = |o: &mut Observation| {
+            nameless(o);
+            o.name = Some(from.into());
+            o.renamed_to = Some((slot, to.into()));
+        };
+        bench.see("?", Operation::Rename, "/pods/v", moved).await;
+    }
+    assert_eq!(bench.verdicts().await, ["opened Structure /pods/v/elsewhere Rename ?"]);
 }
 
 #[tokio::test]

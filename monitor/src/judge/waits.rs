@@ -96,7 +96,7 @@ impl Judge {
     /// Its pod's own directory is gone, and no act on a name tells how: a pod that ended before its volume was looked at, or one of
     /// whose end the acts are still to come.
     pub(super) fn went_untold(&self, unit: &Unit, acts: &Acts) -> bool {
-        let told = acts.iter().any(|act| act.touches_names() && !act.denied);
+        let told = acts.iter().any(|act| act.touches_names() && !act.denied && !act.is_nameless());
         let path = &unit.object().path;
         !told && pods::went_with_its_pod(&self.options.root, &self.world.kubelet_root(), path)
     }

@@ -211,6 +211,9 @@ fn on_node(options: &Options, supplies: &Supplies, native: bool, work: &Work<'_>
         mesh::start(&cluster, istioctl, installer.as_deref())?;
     }
     if let Some(package) = &supplies.package {
+        if !native {
+            be_patient(&cluster)?;
+        }
         deploy(&cluster, package)?;
     }
     match work {
@@ -228,6 +231,18 @@ fn on_node(options: &Options, supplies: &Supplies, native: bool, work: &Work<'_>
             test::on(&test::Ground { cluster: &cluster, package, mesh: options.mesh, rung, whole })
         }
     }
+}
+
+/// The configuration of agents in an emulated guest, where an installer takes minutes to put back what it took away.
+fn be_patient(cluster: &Cluster) -> Result<()> {
+    const IMAGE: &str = include_str!("../../../deploy/image/default.yaml");
+    let lines: String =
+        IMAGE.lines().filter(|line| !line.starts_with('#')).map(|line| format!("    {line}\n")).collect();
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: meshseal}}\n---\n\
+         apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: meshseal-config, namespace: meshseal}}\n\
+         data:\n  config.yaml: |\n{lines}      awaitInstaller: 10m\n"
+    ))
 }
 
 /// Loads the image, applies the manifests, waits for the DaemonSet.

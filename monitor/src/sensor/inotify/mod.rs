@@ -47,7 +47,9 @@ pub(crate) const NO_ACTOR: &str = "inotify does not tell who acted";
 #[must_use]
 pub fn blind_to() -> Vec<String> {
     let mut blind: Vec<String> = BLIND_TO.map(str::to_owned).into();
-    blind.push(format!("{}: {NO_ACTOR}", Family::Actor.as_str()));
+    // `judge::nameless` has the rule.
+    let rule = "what ends as a lawful writer would have left it is taken for its doing";
+    blind.push(format!("{}: {NO_ACTOR}; {rule}", Family::Actor.as_str()));
     blind
 }
 
