@@ -33,8 +33,6 @@ use super::recorder::Opened;
 
 /// How often, at most, the kubelet is looked for again because somebody unknown acted.
 const REFRESH: Duration = Duration::from_secs(1);
-/// The same, where it may be the kubelet that acted: one that was started a moment ago.
-const REFRESH_NEW: Duration = Duration::from_millis(20);
 
 /// Everything the judge asks, behind locks that are held for short reads of /proc at most.
 #[derive(Debug)]
@@ -70,9 +68,20 @@ struct Who {
 impl Who {
     fn refresh(&mut self) {
         self.writers.refresh(self.attribution.view());
+        self.refreshed = Instant::now();
+        self.take_note();
+    }
+
+    /// As [`Self::refresh`], by one process alone: whoever is called like a kubelet must not have all of /proc read each time it acts.
+    fn look_at(&mut self, pid: u32) {
+        if self.writers.look_at(pid, self.attribution.view()) {
+            self.take_note();
+        }
+    }
+
+    fn take_note(&mut self) {
         self.kubelet.look(&self.writers, &mut self.attribution);
         self.attribution.set_kubelet_root(self.writers.kubelet_root());
-        self.refreshed = Instant::now();
     }
 }
 
@@ -177,13 +186,15 @@ impl World for Node {
             };
             return who.in_pods.is_lawful(actor, &writer, pod.as_deref());
         }
-        let known = who.writers.is_lawful(actor, writer.name());
-        let recent = who.refreshed.elapsed();
-        let due = if who.writers.may_be_new(actor) { REFRESH_NEW } else { REFRESH };
-        if known == Lawful::Yes || recent < due {
+        let mut known = who.writers.is_lawful(actor, writer.name());
+        if known != Lawful::Yes && who.writers.may_be_new(actor) {
+            // A kubelet that was started a moment ago is proven now, or not at all.
+            who.look_at(actor.tgid);
+            known = who.writers.is_lawful(actor, writer.name());
+        }
+        if known == Lawful::Yes || who.refreshed.elapsed() < REFRESH {
             return known;
         }
-        // A kubelet that was started a moment ago is proven now, or not at all.
         who.refresh();
         who.writers.is_lawful(actor, writer.name())
     }

@@ -114,6 +114,16 @@ impl Writers {
         self.take_up(found)
     }
 
+    /// Looks at one process that may be a kubelet, and whether those that are known run still. Returns as [`Self::refresh`].
+    pub fn look_at(&mut self, pid: u32, view: &CgroupView) -> bool {
+        let mut pids: Vec<u32> = self.kubelets.iter().map(|kubelet| kubelet.tgid).collect();
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+        let found = pids.into_iter().filter_map(|pid| self.examine(pid, view)).collect();
+        self.take_up(found)
+    }
+
     /// Of these, which passed the whole proof, some are the kubelet.
     fn take_up(&mut self, mut found: Vec<Proven>) -> bool {
         let before = (self.kubelets.clone(), self.fixed.clone());
@@ -152,7 +162,7 @@ impl Writers {
         &self.rejected
     }
 
-    /// Whether it is called as one that could be a kubelet, and may have started since the last look.
+    /// Whether it is called as one that could be a kubelet, and is none that is known: it may have started, or become one, since the last look.
     #[must_use]
     pub fn may_be_new(&self, actor: &Actor) -> bool {
         let exe = actor.exe.as_ref().map(|exe| base_name(exe.as_bytes()));

@@ -7,12 +7,11 @@ use crate::baseline::{Found, FoundKind, ObserveError, Seal};
 use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, ViolationKind};
 
 use super::acts::Acts;
-use super::away;
 use super::look::{Job, Look};
 use super::slots::Ix;
 use super::unit::Standing;
 use super::verdict::Seen;
-use super::waits::{WAIT_FOR_POD, WAIT_FOR_WRITER, WAITS_FOR_POD, WAITS_FOR_WRITER, lately};
+use super::waits::{WAITS_FOR_POD, WAITS_FOR_WRITER, Wait, lately};
 use super::{Judge, RETRY};
 
 /// When an object is looked at once more after what was told of it may have come to pass only later: whoever acts may be kept waiting
@@ -52,7 +51,7 @@ impl Judge {
                 return self.retire(ix, "gone with its pod before it was looked at");
             }
             if unit.waited < WAITS_FOR_POD {
-                return self.wait(ix, acts, WAIT_FOR_POD);
+                return self.wait(ix, acts, Wait::Pod);
             }
         }
         if look.ended {
@@ -65,17 +64,10 @@ impl Judge {
             // A runtime takes the root of an ended container away first, and then what the container lives by.
             .or_else(|| {
                 let ending = look.found.is_none() && unit.container().is_some();
-                (ending && unit.waited < WAITS_FOR_WRITER).then_some(WAIT_FOR_WRITER)
+                (ending && unit.waited < WAITS_FOR_WRITER).then_some(Wait::Writer)
             });
         if let Some(wait) = wait {
-            self.wait(ix, acts, wait);
-            if wait == away::looks(self.options.await_installer).1
-                && let Some(unit) = self.units.get_mut(ix)
-            {
-                // Until then nobody can say that the node is intact.
-                unit.standing = Standing::Unverified;
-            }
-            return;
+            return self.wait(ix, acts, wait);
         }
         let superseded = look.as_before && !unit.is_other(look.content);
         let changed = unit.is_other(look.content);

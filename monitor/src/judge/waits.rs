@@ -10,7 +10,7 @@ use super::acts::{Act, Acts};
 use super::away::{self, is_away};
 use super::look::Look;
 use super::slots::Ix;
-use super::unit::Unit;
+use super::unit::{Standing, Unit};
 use super::verdict::Verdict;
 use super::violations::Finding;
 use super::{Judge, WAIT_FOR_ACTS, WAITS_FOR_ACTS};
@@ -18,11 +18,11 @@ use super::{Judge, WAIT_FOR_ACTS, WAITS_FOR_ACTS};
 /// Looks at a volume that its lawful writer is still working on, before what it left is judged.
 pub(super) const WAITS_FOR_WRITER: u8 = 8;
 /// How long each such wait is.
-pub(super) const WAIT_FOR_WRITER: Duration = Duration::from_millis(150);
+const WAIT_FOR_WRITER: Duration = Duration::from_millis(150);
 /// Looks at an object that went with its pod's directory, while nothing tells who took it away.
 pub(super) const WAITS_FOR_POD: u8 = 8;
 /// How long each such wait is. Long before, the pod is known to be gone, and its objects are dropped.
-pub(super) const WAIT_FOR_POD: Duration = Duration::from_millis(500);
+const WAIT_FOR_POD: Duration = Duration::from_millis(500);
 /// Looks after an act that moved nothing, before it is told as an attempt.
 const WAITS_FOR_EFFECT: u8 = 2;
 /// Most acts on one object that are kept for what may come of them later.
@@ -31,13 +31,42 @@ const LATELY: usize = 4;
 /// him, as a loop device does, and passes no hook. The longer it is open, the longer.
 const WHILE_OPEN: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
 
+/// What is waited for before a look is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Acts that are to be told of yet.
+    Acts,
+    /// A lawful writer, who is not done.
+    Writer,
+    /// What took away the directory of its pod.
+    Pod,
+    /// An installer that has taken it away, this long between two looks.
+    Installer(Duration),
+}
+
+impl Wait {
+    const fn time(self) -> Duration {
+        match self {
+            Self::Acts => WAIT_FOR_ACTS,
+            Self::Writer => WAIT_FOR_WRITER,
+            Self::Pod => WAIT_FOR_POD,
+            Self::Installer(time) => time,
+        }
+    }
+}
+
 impl Judge {
     /// Looks once more, with what may have come by then.
-    pub(super) fn wait(&mut self, ix: Ix, acts: Acts, wait: Duration) {
+    pub(super) fn wait(&mut self, ix: Ix, acts: Acts, wait: Wait) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = unit.waited.saturating_add(1);
         unit.apart_mut().acts.put_back(acts, Instant::now());
-        self.schedule.at_latest(ix, Instant::now() + wait);
+        if matches!(wait, Wait::Installer(_)) {
+            // Until then nobody can say that the node is intact; nor does the agent's being ready wait for it.
+            unit.standing = Standing::Unverified;
+            self.not_expected(ix);
+        }
+        self.schedule.at_latest(ix, Instant::now() + wait.time());
     }
 
     /// A finding that acts still under way may explain, or undo, is not told yet.
@@ -48,8 +77,13 @@ impl Judge {
         verdict: &Verdict,
         lawful: &[&Act],
         unlawful: &[&Act],
-    ) -> Option<Duration> {
-        let seen = unit.seen().copied()?;
+    ) -> Option<Wait> {
+        let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
+        let Some(seen) = unit.seen().copied() else {
+            // An installer takes it away when a node goes down, and may be back later than this agent.
+            let told = unlawful.is_empty() && verdict.findings.iter().all(|finding| news(&finding));
+            return if told { self.comes_again(unit, look, 0) } else { None };
+        };
         if verdict.findings.is_empty() {
             // Whoever published it is about to be told of.
             let told = unit.apart().resealed || !unit.is_by_its_writer_alone();
@@ -57,29 +91,31 @@ impl Judge {
             if published && lawful.is_empty() && unlawful.is_empty() {
                 // As a new baseline seals it already; or renewed, as it may be at any time.
                 let (waits, wait) = match unit.apart().resealed {
-                    true => (WAITS_FOR_ACTS, WAIT_FOR_ACTS),
-                    false => (WAITS_FOR_WRITER, WAIT_FOR_WRITER),
+                    true => (WAITS_FOR_ACTS, Wait::Acts),
+                    false => (WAITS_FOR_WRITER, Wait::Writer),
                 };
                 if unit.waited < waits {
                     return Some(wait);
                 }
             }
             let coming = verdict.attempts.iter().any(may_still_come);
-            return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(WAIT_FOR_ACTS);
+            return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(Wait::Acts);
         }
         if unlawful.is_empty() && !lawful.is_empty() {
             if unit.waited < WAITS_FOR_WRITER {
-                return Some(WAIT_FOR_WRITER);
+                return Some(Wait::Writer);
             }
-            let (looks, wait) = away::looks(self.options.await_installer);
-            let may_come = unit.waited < WAITS_FOR_WRITER.saturating_add(looks);
-            let comes_again = may_come && is_away(&self.writers_of(unit), unit, look);
-            return comes_again.then_some(wait);
+            return self.comes_again(unit, look, WAITS_FOR_WRITER);
+        }
+        if !unlawful.is_empty()
+            && unlawful.iter().all(|act| act.is_nameless())
+            && let Some(wait) = self.comes_again(unit, look, WAITS_FOR_ACTS)
+        {
+            return Some(wait);
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
-            return Some(WAIT_FOR_ACTS);
+            return Some(Wait::Acts);
         }
-        let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
         let mut findings = verdict.findings.iter().filter(news);
         // What is seen on the disk already, and not yet told of: opening alone changes nothing.
         let coming = findings.any(|finding| match &finding.act {
@@ -90,7 +126,14 @@ impl Judge {
         let same = look.found.as_ref().is_some_and(|found| found.inode == seen.inode());
         let renaming = same && verdict.reverted_by(Act::touches_names);
         let wait = coming && unit.waited < WAITS_FOR_ACTS || renaming && unit.waited < WAITS_FOR_EFFECT;
-        wait.then_some(WAIT_FOR_ACTS)
+        wait.then_some(Wait::Acts)
+    }
+
+    /// Its installer, which took it away, may put it back yet; looks that waited for other things do not count.
+    fn comes_again(&self, unit: &Unit, look: &Look, others: u8) -> Option<Wait> {
+        let (looks, time) = away::looks(self.options.await_installer);
+        let may_come = unit.waited < others.saturating_add(looks);
+        (may_come && is_away(&self.writers_of(unit), unit, look)).then_some(Wait::Installer(time))
     }
 
     /// Its pod's own directory is gone, and no act on a name tells how: a pod that ended before its volume was looked at, or one of

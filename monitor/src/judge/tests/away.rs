@@ -7,13 +7,14 @@ use crate::status::Posture;
 const CHAIN: &str = r#"{"name":"n","plugins":[{"type":"ptp"},{"type":"istio-cni"}]}"#;
 const WITHOUT: &str = r#"{"name":"n","plugins":[{"type":"ptp"}]}"#;
 
+fn make(root: &std::path::Path) {
+    std::fs::create_dir(root.join("installed")).unwrap();
+    std::fs::write(root.join("installed/plugin"), "plugin").unwrap();
+    std::fs::write(root.join("installed/10-a.conflist"), CHAIN).unwrap();
+}
+
 /// A plugin and a chain of its installer's.
 async fn bench() -> Bench {
-    let make = |root: &std::path::Path| {
-        std::fs::create_dir(root.join("installed")).unwrap();
-        std::fs::write(root.join("installed/plugin"), "plugin").unwrap();
-        std::fs::write(root.join("installed/10-a.conflist"), CHAIN).unwrap();
-    };
     Bench::new(make, &["/installed/plugin", "/installed/10-a.conflist"]).await
 }
 
@@ -60,6 +61,29 @@ async fn what_does_not_is_told_with_who_took_it_away() {
     bench.is_soon(Posture::Violated).await;
     let told = bench.verdicts().await;
     assert_eq!(told, ["opened Removed /installed/plugin Unlink installer"]);
+}
+
+impl Bench {
+    /// It is sealed, and was taken away before the judge heard of it, as by an installer that is not back when the agent starts.
+    async fn begins_without(&self, file: &str) {
+        let all = ["/installed/10-a.conflist", file];
+        self.accept_after(&all, 2, || std::fs::remove_file(self.path(file)).unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_away_when_the_agent_starts_may_come_again() {
+    let bench = Bench::new(make, &["/installed/10-a.conflist"]).await;
+    bench.begins_without("/installed/plugin").await;
+    bench.is_soon(Posture::Uncertain).await;
+    bench.renames("installer", "plugin", "/installed/plugin").await;
+    bench.is_soon(Posture::Intact).await;
+    assert_eq!(bench.told().await, []);
+
+    let bench = Bench::new(make, &["/installed/10-a.conflist"]).await;
+    bench.begins_without("/installed/plugin").await;
+    bench.is_soon(Posture::Violated).await;
+    assert_eq!(bench.verdicts().await, ["opened Removed /installed/plugin Scrub ?"]);
 }
 
 #[tokio::test]
