@@ -16,7 +16,7 @@ const SECURESYSTEMSLIB: &str = "1.6.0";
 /// Brings the schema of SARIF 2.1.0 along.
 const JEST_SARIF: &str = "1.0.0-beta.0";
 
-/// The tests of `monitor/tests/interop.rs` and `images.rs`, with every tool they can use.
+/// The tests of `monitor/tests/interop.rs` and `monitor/tests/images`, with every tool they can use.
 pub(super) fn interop() -> Result<Tally> {
     setup::packages(&[
         Need { what: "openssl", package: "openssl" },
