@@ -75,6 +75,20 @@ pub(super) struct Expected {
     pub(super) hooks_only: bool,
     /// What lower rungs say of this act, where that is not what they say of the operation.
     pub(super) lower: Option<&'static str>,
+    /// What some kernels say of it instead of the operation.
+    pub(super) instead: Option<&'static str>,
+    pub(super) by: By,
+}
+
+/// Who is told to have acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// The process that acts.
+    It,
+    /// A child of it, of the same name and program, which is gone before anybody can ask.
+    Momentary,
+    /// It, or on lower rungs a thread of the kernel's own.
+    TheKernel,
 }
 
 /// The path of what has none: [`Site::in_memory`].
@@ -90,14 +104,24 @@ pub(super) const fn hooks_only(expected: Expected) -> Expected {
     Expected { hooks_only: true, ..expected }
 }
 
+/// Told by some kernels with another word.
+pub(super) const fn or(operation: &'static str, expected: Expected) -> Expected {
+    Expected { instead: Some(operation), ..expected }
+}
+
+/// By another than the process that acts.
+pub(super) const fn by(by: By, expected: Expected) -> Expected {
+    Expected { by, ..expected }
+}
+
 /// A violation by one act.
 pub(super) const fn v(path: &'static str, violation: &'static str, operation: &'static str) -> Expected {
-    Expected { path, violation: Some(violation), operation, count: Some(1), hooks_only: false, lower: None }
+    times(1, path, violation, operation)
 }
 
 /// As [`v`], where the kernel may ask its hooks more than once.
 pub(super) const fn some(path: &'static str, violation: &'static str, operation: &'static str) -> Expected {
-    Expected { path, violation: Some(violation), operation, count: None, hooks_only: false, lower: None }
+    Expected { count: None, ..v(path, violation, operation) }
 }
 
 /// As [`v`], done so many times.
@@ -109,6 +133,8 @@ const fn times(count: u64, path: &'static str, violation: &'static str, operatio
         count: Some(count),
         hooks_only: false,
         lower: None,
+        instead: None,
+        by: By::It,
     }
 }
 
@@ -118,7 +144,7 @@ const fn held(path: &'static str, operation: &'static str) -> Expected {
 }
 
 pub(super) const fn attempt(path: &'static str, operation: &'static str) -> Expected {
-    Expected { path, violation: None, operation, count: Some(1), hooks_only: false, lower: None }
+    Expected { violation: None, ..v(path, "", operation) }
 }
 
 /// When the process that acts begins.
@@ -494,7 +520,7 @@ const ACTS: &[Act] = &[
     act(
         "by_a_child_that_lives_a_moment",
         |site, _| super::raw::momentary(&site.f()),
-        &[v("f", "content", "write")],
+        &[by(By::Momentary, v("f", "content", "write"))],
     ),
     act(
         "write_by_threads_of_one_process",

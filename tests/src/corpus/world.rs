@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::actor;
-use super::acts::{Act, Begins, Expected, IN_MEMORY, SEALED, Site, all};
+use super::acts::{Act, Begins, By, Expected, IN_MEMORY, SEALED, Site, all};
 use super::rung::{names_actors, on_hooks, tells_the_act, told_by};
 use crate::Case;
 use crate::agent::{Agent, Home, PATIENCE, pause, told_of};
@@ -274,11 +274,11 @@ fn expected_line(site: &Site, rung: &str, expected: &Expected) -> Line {
     (path, kind.to_owned(), violation, operation.to_owned())
 }
 
-/// A record of an act, of which each kernel may tell with another word: older ones have what a loop device writes pass the hook.
+/// A record of an act as it is expected, where it is so in the word of some kernels.
 fn line_in(act: &Act, record: &Value) -> Line {
     let mut line = line_of(record);
-    if act.name == "write_through_a_loop_device" && line.3 == "write" {
-        "open".clone_into(&mut line.3);
+    if let Some(one) = act.expected.iter().find(|one| one.instead == Some(line.3.as_str())) {
+        one.operation.clone_into(&mut line.3);
     }
     line
 }
@@ -314,10 +314,11 @@ fn check_in(world: &World, name: &'static str) -> Result<()> {
         let told = || told_of(mine.iter().copied());
         ensure!(lines == expected, "on {}: expected {:?}, found {}", root.display(), act.expected, told());
         for record in &mine {
-            who(record, &comm(at, act), world.pids.get(&(fs, act.name)).copied(), (act, &site), &world.rung)
-                .with_context(told)?;
             let line = line_in(act, record);
             let one = act.expected.iter().find(|one| expected_line(&site, &world.rung, one) == line);
+            let by = one.map_or(By::It, |one| one.by);
+            who(record, &comm(at, act), world.pids.get(&(fs, act.name)).copied(), (by, &site), &world.rung)
+                .with_context(told)?;
             let in_parts = more.iter().any(|more| more["violation_id"] == record["uid"]);
             let count = one.and_then(|one| one.count).filter(|_| on_hooks(&world.rung) && !in_parts);
             if let Some(count) = count {
@@ -357,18 +358,17 @@ fn is_more_of_one(record: &Value, all: &[&Value]) -> bool {
 }
 
 /// The actor is the process that did it.
-fn who(record: &Value, comm: &str, pid: Option<u32>, (act, site): (&Act, &Site), rung: &str) -> Result<()> {
+fn who(record: &Value, comm: &str, pid: Option<u32>, (by, site): (By, &Site), rung: &str) -> Result<()> {
     let actor = &record["actor"];
     if !names_actors(rung) && record["sensor"] != "proc" {
         let why = record["actor_unknown_because"].as_str().unwrap_or_default();
         ensure!(actor.is_null() && why == "inotify does not tell who acted", "by {actor}: {why}");
         return Ok(());
     }
-    if act.name == "account_processes_to_it" && !on_hooks(rung) {
-        // The one that writes last is a worker of the kernel's.
+    if by == By::TheKernel && !on_hooks(rung) {
         return Ok(());
     }
-    let momentary = act.name == "by_a_child_that_lives_a_moment";
+    let momentary = by == By::Momentary;
     if momentary && !on_hooks(rung) && actor.is_null() {
         let why = record["actor_unknown_because"].as_str().unwrap_or_default();
         ensure!(!why.is_empty(), "nobody is named, and no reason is given");
