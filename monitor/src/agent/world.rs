@@ -184,7 +184,14 @@ impl World for Node {
                 containers: &writer.containers,
                 namespace: writer.namespace.as_deref(),
             };
-            return who.in_pods.is_lawful(actor, &writer, pod.as_deref());
+            let lawful = who.in_pods.is_lawful(actor, &writer, pod.as_deref());
+            if let Lawful::No(reason) | Lawful::Unknown(reason) = &lawful
+                && actor.exe.as_ref() == Some(writer.exe)
+            {
+                // Whoever asks why the record of its act is a violation finds it here.
+                tracing::info!(pid = actor.tgid, exe = %writer.exe, object = %object, reason, "not taken for the lawful writer");
+            }
+            return lawful;
         }
         let mut known = who.writers.is_lawful(actor, writer.name());
         if known != Lawful::Yes && who.writers.may_be_new(actor) {

@@ -205,6 +205,12 @@ fn a_runtimes_mount_point_in_a_volume_is_no_break_while_it_is_empty() {
     let object = sealed(&root, "/");
     assert!(matches!(&object.seal, Seal::Volume { entries } if entries.len() == 4), "{object:?}");
     assert_eq!(differences(&root, &object), []);
+    // The kubelet makes all directories on the way to it (`kubernetes.io/serviceaccount` in what is mounted at `/var/run/secrets`).
+    fs::create_dir_all(dir.path().join("crl/of/one")).unwrap();
+    assert_eq!(differences(&root, &object), []);
+    fs::write(dir.path().join("crl/of/one/dropped"), "x").unwrap();
+    assert_eq!(differences(&root, &object).len(), 1);
+    fs::remove_dir_all(dir.path().join("crl/of")).unwrap();
 
     fs::write(dir.path().join("crl/dropped"), "x").unwrap();
     let told = |name: &str, expected: &str| {

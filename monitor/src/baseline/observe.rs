@@ -38,8 +38,12 @@ const SETTLED: i64 = 20_000_000;
 /// Names in one directory.
 const MAX_NAMES: usize = 1_000_000;
 /// Depth and number of files of a volume (a ConfigMap or Secret holds 1 MiB).
-const MAX_VOLUME_DEPTH: usize = 16;
-const MAX_VOLUME_ENTRIES: usize = 20_000;
+/// Deepest file of a volume: its directories and itself.
+pub const MAX_VOLUME_DEPTH: usize = 16;
+/// Most files and directories of a volume.
+pub const MAX_VOLUME_ENTRIES: usize = 20_000;
+/// Most places in one directory of a volume at which a pod mounts something else; few have more than one.
+const MAX_NESTED: usize = 64;
 
 /// The host's root, open.
 #[derive(Debug, Clone)]
@@ -524,29 +528,50 @@ fn with_targets(
     Ok(Some(listing))
 }
 
-/// Empty directories in the root of a volume that are not the publisher's. A runtime makes one where a pod mounts something
-/// inside the volume, as Istio's sidecars do with their revocation list; what is mounted there is not seen from the host.
+/// Directories in the root of a volume that are not the publisher's, and have nothing but directories in them. The kubelet makes them where a
+/// pod mounts something inside the volume (`nested_volumes.go`, `MakeNestedMountpoints`), as Istio's sidecars do with their revocation list, and
+/// for a subPath that the volume has not; what is mounted there is not seen from the host.
 fn mount_points(dir: &OwnedFd, path: &HostPath, listing: &Listing) -> Result<Vec<Box<[u8]>>, ObserveError> {
     let mut empty = Vec::new();
     for (name, (kind, _)) in listing {
-        if *kind != EntryKind::Directory || name.starts_with(b"..") {
-            continue;
-        }
-        let at = path.join(name);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let inner = match rustix::fs::openat(dir, &**name, flags, Mode::empty()) {
-            Ok(inner) => inner,
-            // Removed since it was listed: the next look tells.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                return Err(ObserveError::Unstable { path: at });
-            }
-            Err(e) => return Err(ObserveError::io(&at, "open", e)),
-        };
-        if list(&inner, &at)?.is_empty() {
+        if *kind == EntryKind::Directory
+            && !name.starts_with(b"..")
+            && has_directories_alone(dir, name, &path.join(name), 1)?
+        {
             empty.push(name.clone());
         }
     }
     Ok(empty)
+}
+
+fn has_directories_alone(
+    dir: &OwnedFd,
+    name: &[u8],
+    at: &HostPath,
+    depth: usize,
+) -> Result<bool, ObserveError> {
+    if depth > MAX_VOLUME_DEPTH {
+        return Ok(false);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(inner) => inner,
+        // Removed since it was listed: the next look tells.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            return Err(ObserveError::Unstable { path: at.clone() });
+        }
+        Err(e) => return Err(ObserveError::io(at, "open", e)),
+    };
+    let names = list(&inner, at)?;
+    if names.len() > MAX_NESTED || names.values().any(|kind| *kind != EntryKind::Directory) {
+        return Ok(false);
+    }
+    for name in names.keys() {
+        if !has_directories_alone(&inner, name, &at.join(name), depth + 1)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn volume_kind(

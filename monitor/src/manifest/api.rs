@@ -11,13 +11,32 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) ->
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
+/// Texts by key. A value that is left out is empty, as Go's decoders read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts(BTreeMap<String, String>);
+
+impl std::ops::Deref for Texts {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let texts = BTreeMap::<String, Option<String>>::deserialize(d)?;
+        Ok(Self(texts.into_iter().map(|(key, text)| (key, text.unwrap_or_default())).collect()))
+    }
+}
+
 macro_rules! objects {
     ($($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
-            $($(#[$field_meta])* #[serde(default, deserialize_with = "or_default")] pub $field: $type,)*
+            $(#[serde(default, deserialize_with = "or_default")] $(#[$field_meta])* pub $field: $type,)*
         }
     )*};
 }
@@ -27,12 +46,14 @@ objects! {
     Meta {
         /// Name.
         name: String,
+        /// What its name begins with, where the API server gives it one.
+        generate_name: String,
         /// Namespace.
         namespace: String,
         /// Labels.
-        labels: BTreeMap<String, String>,
+        labels: Texts,
         /// Annotations.
-        annotations: BTreeMap<String, String>,
+        annotations: Texts,
     }
 
     /// A `ConfigMap`.
@@ -40,9 +61,9 @@ objects! {
         /// Name and namespace.
         metadata: Meta,
         /// Text by key.
-        data: BTreeMap<String, String>,
+        data: Texts,
         /// Base64 by key.
-        binary_data: BTreeMap<String, String>,
+        binary_data: Texts,
         /// It never changes.
         immutable: bool,
     }
@@ -51,10 +72,13 @@ objects! {
     Secret {
         /// Name and namespace.
         metadata: Meta,
+        /// What it is for: who may fill it.
+        #[serde(rename = "type")]
+        kind: String,
         /// Base64 by key.
-        data: BTreeMap<String, String>,
+        data: Texts,
         /// Text by key, which the API server writes over `data`.
-        string_data: BTreeMap<String, String>,
+        string_data: Texts,
         /// It never changes.
         immutable: bool,
     }
@@ -79,6 +103,8 @@ objects! {
     TemplatedSpec {
         /// The template.
         template: PodTemplate,
+        /// Of a `StatefulSet`: claims, each of which is a volume of its name, whatever the template has by that.
+        volume_claim_templates: Vec<Templated>,
     }
 
     /// A `CronJob`.

@@ -1,12 +1,10 @@
 //! Files of manifests to documents: YAML with several documents, JSON with several values, bounded.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::plain::Plain;
 use crate::baseline::{Error, read_bounded};
 
 /// Longest file, in bytes.
@@ -101,21 +99,19 @@ pub fn parse(place: &str, bytes: &[u8], documents: &mut Vec<Document>) -> Result
     }
     let values = if text.trim_start().starts_with(['{', '[']) { json(text) } else { yaml(text) };
     let values = values.map_err(|expected| bad(&expected))?;
-    let values = values.into_iter().filter(|value| !value.is_null());
-    documents.extend(
-        values.zip(1..).map(|(value, at): (_, u32)| Document { place: format!("{place}#{at}"), value }),
-    );
+    let numbered = values.into_iter().zip(1_u32..).filter(|(value, _)| !value.is_null());
+    documents.extend(numbered.map(|(value, at)| Document { place: format!("{place}#{at}"), value }));
     Ok(())
 }
 
 fn json(text: &str) -> Result<Vec<Value>, String> {
     let mut values = Vec::new();
-    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Plain>();
     for value in stream.by_ref() {
         match value {
-            Ok(Strict(value)) => values.push(value),
-            // A flow mapping of YAML looks like JSON at first.
-            Err(e) if e.is_syntax() && values.is_empty() => {
+            Ok(Plain(value)) => values.push(value),
+            // A flow mapping of YAML looks like JSON at first, and so does a document before others.
+            Err(e) if e.is_syntax() => {
                 return yaml(text).map_err(|_| format!("JSON or YAML ({e})"));
             }
             Err(e) => return Err(format!("JSON ({e})")),
@@ -141,72 +137,15 @@ fn yaml(text: &str) -> Result<Vec<Value>, String> {
         // kubectl reads YAML 1.1: `defaultMode: 0444` is octal.
         legacy_octal_numbers: true,
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        // `Plain` merges, as kubectl does.
+        merge_keys: serde_saphyr::options::MergeKeyPolicy::AsOrdinary,
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|e| {
+    let values = serde_saphyr::from_multiple_with_options::<Plain>(text, options);
+    values.map(|values| values.into_iter().map(|Plain(value)| value).collect()).map_err(|e| {
         let at = e.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
         format!("YAML ({at}{})", crate::yaml::describe(&e, "", "manifest"))
     })
-}
-
-/// JSON in which no key comes twice: a reviewer who sees the first must not sign the second.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Value;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-                Ok(value.into())
-            }
-
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some(Strict(value)) = access.next_element()? {
-                    list.push(value);
-                }
-                Ok(list.into())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-                let (mut map, mut seen) = (serde_json::Map::new(), BTreeSet::new());
-                while let Some((key, Strict(value))) = access.next_entry::<String, Strict>()? {
-                    if !seen.insert(key.clone()) {
-                        return Err(de::Error::custom(format!("key `{key}` twice")));
-                    }
-                    map.insert(key, value);
-                }
-                Ok(map.into())
-            }
-        }
-        d.deserialize_any(Each).map(Self)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Baselines from rendered Kubernetes manifests: what the kubelet will lay down, worked out before it does.
 //!
-//! - [`document`]: files to documents, bounded; [`api`]: the parts of Kubernetes objects that count here;
+//! - [`document`]: files to documents, bounded; `plain`: what they say, as kubectl reads it; [`api`]: the parts of Kubernetes objects that count here;
 //!   [`store`]: all objects of a set of manifests, by kind, namespace and name.
 //! - [`mod@payload`]: which files a volume holds, as the kubelet's volume plugins collect them; [`layout`]: with which
 //!   modes and owners, as `AtomicWriter` and `SetVolumeOwnership` leave them.
@@ -14,6 +14,7 @@ pub mod api;
 pub mod document;
 pub mod layout;
 pub mod payload;
+mod plain;
 mod resources;
 pub mod seal;
 pub mod store;

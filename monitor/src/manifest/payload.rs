@@ -4,8 +4,10 @@
 //! (`collectData`: a later source writes over an earlier one), `downwardapi/downwardapi.go` (`CollectData`).
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -14,11 +16,23 @@ use super::api::{
     PodTemplate, Projected, ProjectedSource, Secret, SecretSource, TokenProjection, Volume,
 };
 use super::resources;
-use super::store::{Manifests, Template, typed};
+use super::store::{Manifests, Placed, Template, typed};
 use crate::baseline::Error;
 use crate::baseline::anchor::WorkloadKind;
+use crate::baseline::observe::{MAX_VOLUME_DEPTH, MAX_VOLUME_ENTRIES};
+use crate::baseline::seal::SealedBytes;
+use crate::baseline::secret::SecretKey;
 use crate::baseline::wire::{MAX_PATH, MAX_SOURCE};
 
+/// Labels of a node that its pods get, too.
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+/// Secrets that the token controller fills (`SecretTypeServiceAccountToken`).
+const ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
+/// As Go decodes it: bits that are over at the end are passed over.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 /// Mode of files, where a volume names none (`ConfigMapVolumeSourceDefaultMode` and its like).
 const DEFAULT_MODE: i32 = 0o644;
 /// Longest path in a volume, in bytes: what stands before it on a node leaves it no more of the kernel's `PATH_MAX`, and in a
@@ -85,16 +99,40 @@ pub struct File {
     pub content: Content,
 }
 
+/// The bytes of a key: the same ones for all files that are made of it, and hashed once.
+#[derive(Debug)]
+pub struct Bytes {
+    bytes: Vec<u8>,
+    /// They come from a `Secret`.
+    secret: bool,
+    sealed: OnceLock<Option<SealedBytes>>,
+}
+
+impl Bytes {
+    fn new(bytes: Vec<u8>, secret: bool) -> Arc<Self> {
+        Arc::new(Self { bytes, secret, sealed: OnceLock::new() })
+    }
+
+    /// What they are sealed by, always under the same key; `None` for a secret without one.
+    #[must_use]
+    pub fn sealed(&self, key: Option<&SecretKey>) -> Option<&SealedBytes> {
+        self.sealed.get_or_init(|| SealedBytes::of(&self.bytes, self.secret, key)).as_ref()
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret == other.secret && self.bytes == other.bytes
+    }
+}
+
+impl Eq for Bytes {}
+
 /// What is in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// These bytes.
-    Bytes {
-        /// The bytes.
-        bytes: Vec<u8>,
-        /// They come from a `Secret`.
-        secret: bool,
-    },
+    Bytes(Arc<Bytes>),
     /// A token for this audience; the API server's own, if empty.
     Token {
         /// Audience.
@@ -212,7 +250,7 @@ struct Collector<'m> {
 }
 
 /// One key as bytes.
-type Keys = BTreeMap<String, Vec<u8>>;
+type Keys = BTreeMap<String, Arc<Bytes>>;
 
 impl<'m> Collector<'m> {
     const fn new(manifests: &'m Manifests, template: &'m Template) -> Self {
@@ -229,6 +267,11 @@ impl<'m> Collector<'m> {
     fn finish(self, plugin: Plugin) -> Gathered {
         if let Some(reason) = self.unknown {
             return Gathered::Unknown(reason);
+        }
+        if self.files.len() > MAX_VOLUME_ENTRIES {
+            return Gathered::Unknown(format!(
+                "more than {MAX_VOLUME_ENTRIES} files, which no node looks at"
+            ));
         }
         let mut paths = self.files.keys().peekable();
         while let Some(path) = paths.next() {
@@ -251,9 +294,9 @@ impl<'m> Collector<'m> {
     ) -> Result<(), Error> {
         let namespace = &self.template.workload.namespace;
         let found = self.manifests.config_map(namespace, name);
-        let keys = found.map(|found| keys_of_config_map(found, &self.template.place)).transpose()?;
-        let immutable = found.is_some_and(|found| found.immutable);
-        self.keys("ConfigMap", name, keys.map(|keys| (keys, immutable)), items, mode, optional, false);
+        let keys = found.map(keys_of_config_map).transpose()?;
+        let immutable = found.is_some_and(|found| found.object.immutable);
+        self.keys("ConfigMap", name, keys.map(|keys| (keys, immutable)), items, mode, optional);
         Ok(())
     }
 
@@ -266,13 +309,17 @@ impl<'m> Collector<'m> {
     ) -> Result<(), Error> {
         let namespace = &self.template.workload.namespace;
         let found = self.manifests.secret(namespace, name);
-        let keys = found.map(|found| keys_of_secret(found, &self.template.place)).transpose()?;
-        let immutable = found.is_some_and(|found| found.immutable);
-        self.keys("Secret", name, keys.map(|keys| (keys, immutable)), items, mode, optional, true);
+        if found.is_some_and(|found| found.object.kind == ACCOUNT_TOKEN) {
+            let reason = format!("Secret {name} is a service account's: the token controller fills it");
+            self.unknown_keys("Secret", name, items, mode, &reason);
+            return Ok(());
+        }
+        let keys = found.map(keys_of_secret).transpose()?;
+        let immutable = found.is_some_and(|found| found.object.immutable);
+        self.keys("Secret", name, keys.map(|keys| (keys, immutable)), items, mode, optional);
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one body behind two kinds of object")]
     fn keys(
         &mut self,
         kind: &str,
@@ -281,7 +328,6 @@ impl<'m> Collector<'m> {
         items: &[KeyToPath],
         mode: Option<i32>,
         optional: bool,
-        secret: bool,
     ) {
         let namespace = &self.template.workload.namespace;
         let Some((keys, immutable)) = found else {
@@ -290,14 +336,7 @@ impl<'m> Collector<'m> {
                 return;
             }
             let reason = format!("{kind} {name} is not in the manifests");
-            if items.is_empty() {
-                self.give_up(reason.clone());
-            }
-            for item in items {
-                let source = format!("{kind}/{name}:{}", item.key);
-                self.put(&item.path, item.mode.or(mode), source, Content::Unknown(reason.clone()));
-            }
-            return;
+            return self.unknown_keys(kind, name, items, mode, &reason);
         };
         if !immutable {
             self.mutable.push(format!("{kind} {namespace}/{name}"));
@@ -312,8 +351,19 @@ impl<'m> Collector<'m> {
                 }
                 continue;
             };
-            let content = Content::Bytes { bytes: bytes.clone(), secret };
+            let content = Content::Bytes(Arc::clone(bytes));
             self.put(&item.path, item.mode.or(mode), format!("{kind}/{name}:{}", item.key), content);
+        }
+    }
+
+    /// Which files there are is known where keys are named, and not what is in them.
+    fn unknown_keys(&mut self, kind: &str, name: &str, items: &[KeyToPath], mode: Option<i32>, reason: &str) {
+        if items.is_empty() {
+            self.give_up(reason.to_owned());
+        }
+        for item in items {
+            let source = format!("{kind}/{name}:{}", item.key);
+            self.put(&item.path, item.mode.or(mode), source, Content::Unknown(reason.to_owned()));
         }
     }
 
@@ -322,15 +372,14 @@ impl<'m> Collector<'m> {
             let (source, content) = match (&item.field_ref, &item.resource_field_ref) {
                 (Some(field), None) => {
                     let content = self.field(&field.field_path).map_or_else(Content::Unknown, |text| {
-                        Content::Bytes { bytes: text.into_bytes(), secret: false }
+                        Content::Bytes(Bytes::new(text.into_bytes(), false))
                     });
                     (format!("DownwardAPI/{}", field.field_path), content)
                 }
                 (None, Some(resource)) => {
                     let told = resources::told(&self.template.pod.spec, resource);
-                    let content = told.map_or_else(Content::Unknown, |text| Content::Bytes {
-                        bytes: text.into_bytes(),
-                        secret: false,
+                    let content = told.map_or_else(Content::Unknown, |text| {
+                        Content::Bytes(Bytes::new(text.into_bytes(), false))
                     });
                     (format!("DownwardAPI/{}", resource.resource), content)
                 }
@@ -347,6 +396,9 @@ impl<'m> Collector<'m> {
     fn field(&self, path: &str) -> Result<String, String> {
         let (workload, meta) = (&self.template.workload, &self.template.pod.metadata);
         if let Some((map, key)) = path.strip_suffix("']").and_then(|path| path.split_once("['")) {
+            if TOPOLOGY.contains(&key) {
+                return Err(format!("{path}: the API server writes it when it binds a pod to its node"));
+            }
             let map = match map {
                 "metadata.labels" => &meta.labels,
                 "metadata.annotations" => &meta.annotations,
@@ -357,8 +409,10 @@ impl<'m> Collector<'m> {
         match (path, workload.kind) {
             ("metadata.namespace", _) => Ok(workload.namespace.clone()),
             ("metadata.name", WorkloadKind::Pod) => Ok(workload.name.clone()),
-            // Controllers add labels to the pods they make; to a pod of its own nobody does.
-            ("metadata.labels", WorkloadKind::Pod) => Ok(format_map(&meta.labels)),
+            // `PodTopologyLabels`, an admission plugin since Kubernetes 1.34, copies the node's zone and region to each pod that is bound.
+            ("metadata.labels", WorkloadKind::Pod) => {
+                Err("labels: the API server adds zone and region".into())
+            }
             ("metadata.labels", _) => Err("labels: the controller adds its own".into()),
             ("metadata.annotations", _) => Err("annotations: the kubelet adds its own".into()),
             _ => Err(format!("{path} is not known before there is a pod")),
@@ -366,9 +420,7 @@ impl<'m> Collector<'m> {
     }
 
     fn token(&mut self, token: &TokenProjection, mode: Option<i32>) {
-        let user = fs_user(&self.template.pod);
-        let owned = user.is_some() || self.template.pod.spec.security_context.fs_group.is_some();
-        let mode = if owned { Some(OWNED_MODE) } else { mode };
+        let (mode, user) = self.owned(mode);
         let content = Content::Token { audience: token.audience.clone() };
         self.put(&token.path, mode, "ServiceAccountToken".into(), content);
         self.owned_by(&token.path, user);
@@ -398,13 +450,13 @@ impl<'m> Collector<'m> {
                 "clusterTrustBundle" => {
                     let source: BundleProjection = source_of(source, place)?;
                     let reason = "a trust bundle of the cluster, not in the manifests".to_owned();
+                    let (mode, user) = self.owned(mode);
                     self.put(&source.path, mode, "ClusterTrustBundle".into(), Content::Unknown(reason));
+                    self.owned_by(&source.path, user);
                 }
                 "podCertificate" => {
                     let source: CertificateProjection = source_of(source, place)?;
-                    let user = fs_user(&self.template.pod);
-                    let owned = user.is_some() || self.template.pod.spec.security_context.fs_group.is_some();
-                    let mode = if owned { Some(OWNED_MODE) } else { mode };
+                    let (mode, user) = self.owned(mode);
                     let paths =
                         [source.credential_bundle_path, source.key_path, source.certificate_chain_path];
                     for path in paths.iter().filter(|path| !path.is_empty()) {
@@ -423,6 +475,11 @@ impl<'m> Collector<'m> {
         let mode = mode.unwrap_or(DEFAULT_MODE);
         let mode = u16::try_from(mode).ok().filter(|mode| *mode <= 0o777);
         match (clean(path), mode) {
+            (Some(path), Some(_)) if path.split('/').count() > MAX_VOLUME_DEPTH => {
+                self.give_up(format!(
+                    "{path} lies deeper than {MAX_VOLUME_DEPTH} directories, which no node looks into"
+                ));
+            }
             (Some(path), Some(_)) if source.len() > MAX_SOURCE => {
                 self.give_up(format!("the source of {path}, named as the API server refuses"));
             }
@@ -432,6 +489,13 @@ impl<'m> Collector<'m> {
             (None, _) => self.give_up(format!("the path `{path}`, which the API server refuses")),
             (_, None) => self.give_up(format!("the mode of {path}, which the API server refuses")),
         }
+    }
+
+    /// Mode and owner of what the cluster gives each pod (`projected.go`): only the pod's own user reads it, where there is one.
+    fn owned(&self, mode: Option<i32>) -> (Option<i32>, Option<u32>) {
+        let user = fs_user(&self.template.pod);
+        let owned = user.is_some() || self.template.pod.spec.security_context.fs_group.is_some();
+        (if owned { Some(OWNED_MODE) } else { mode }, user)
     }
 
     fn owned_by(&mut self, path: &str, user: Option<u32>) {
@@ -456,57 +520,31 @@ pub(super) fn clean(path: &str) -> Option<String> {
     fine.then(|| parts.join("/"))
 }
 
-/// Key by key in order, values as Go's `%q` writes them (`pkg/fieldpath`, `FormatMap`).
-fn format_map(map: &BTreeMap<String, String>) -> String {
-    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={}", go_quote(value))).collect();
-    lines.join("\n")
-}
-
-/// Go's `strconv.Quote`. Labels have letters, digits, `.`, `_`, `-` only; anything else is escaped for safety.
-fn go_quote(text: &str) -> String {
-    use std::fmt::Write as _;
-
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            // Writing to a string cannot fail.
-            c if c.is_control() => write!(out, "\\x{:02x}", u32::from(c)).unwrap_or_default(),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-fn keys_of_config_map(map: &ConfigMap, place: &str) -> Result<Keys, Error> {
+fn keys_of_config_map(map: &Placed<ConfigMap>) -> Result<Keys, Error> {
+    let Placed { object: map, place } = map;
     let name = format!("{place}: ConfigMap {}", map.metadata.name);
-    let mut keys: Keys =
-        map.data.iter().map(|(key, text)| (key.clone(), text.clone().into_bytes())).collect();
-    for (key, text) in &map.binary_data {
-        keys.insert(key.clone(), decode(text, &name, key)?);
+    let plain = |text: &String| Bytes::new(text.clone().into_bytes(), false);
+    let mut keys: Keys = map.data.iter().map(|(key, text)| (key.clone(), plain(text))).collect();
+    for (key, text) in map.binary_data.iter() {
+        keys.insert(key.clone(), Bytes::new(decode(text, &name, key)?, false));
     }
     Ok(keys)
 }
 
-fn keys_of_secret(secret: &Secret, place: &str) -> Result<Keys, Error> {
+fn keys_of_secret(secret: &Placed<Secret>) -> Result<Keys, Error> {
+    let Placed { object: secret, place } = secret;
     let name = format!("{place}: Secret {}", secret.metadata.name);
     let mut keys = Keys::new();
-    for (key, text) in &secret.data {
-        keys.insert(key.clone(), decode(text, &name, key)?);
+    for (key, text) in secret.data.iter() {
+        keys.insert(key.clone(), Bytes::new(decode(text, &name, key)?, true));
     }
-    keys.extend(secret.string_data.iter().map(|(key, text)| (key.clone(), text.clone().into_bytes())));
+    let plain = |text: &String| Bytes::new(text.clone().into_bytes(), true);
+    keys.extend(secret.string_data.iter().map(|(key, text)| (key.clone(), plain(text))));
     Ok(keys)
 }
 
 fn decode(text: &str, name: &str, key: &str) -> Result<Vec<u8>, Error> {
     // Go's decoder passes over line ends.
     let text: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
-    base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map_err(|_| Error::new("bad manifest", format!("{name}: {key}"), "base64"))
+    BASE64.decode(text).map_err(|_| Error::new("bad manifest", format!("{name}: {key}"), "base64"))
 }

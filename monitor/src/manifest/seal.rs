@@ -158,7 +158,9 @@ impl Sealer<'_> {
                 continue;
             }
             match gather(self.manifests, template, volume)? {
-                _ if !is_used(spec, &volume.name) => {
+                _ if !(is_used(spec, &volume.name)
+                    || is_tokens(&volume.name) && self.mounts_token(template)) =>
+                {
                     self.list(place, "no container mounts it: the kubelet does not set it up".to_owned());
                 }
                 Gathered::Unknown(reason) => self.list(place, reason),
@@ -183,6 +185,13 @@ impl Sealer<'_> {
 
     /// Whether the API server adds the volume of the service account's token.
     fn gets_token(&self, template: &Template) -> bool {
+        let mut volumes = template.pod.spec.volumes.iter();
+        self.mounts_token(template) && !volumes.any(|volume| is_tokens(&volume.name))
+    }
+
+    /// Whether the API server has containers mount the token that have nothing else there: its own volume, or the one of the pod that is called
+    /// like it.
+    fn mounts_token(&self, template: &Template) -> bool {
         let spec = &template.pod.spec;
         let workload = &template.workload;
         let account = self.manifests.account(&workload.namespace, &workload.service_account);
@@ -190,10 +199,9 @@ impl Sealer<'_> {
             .automount_service_account_token
             .or_else(|| account.and_then(|account| account.automount_service_account_token))
             .unwrap_or(true);
-        let named = spec.volumes.iter().any(|volume| volume.name.starts_with(TOKEN_VOLUME));
         let needed = containers(spec)
             .any(|container| container.volume_mounts.iter().all(|mount| mount.mount_path != TOKEN_PATH));
-        wanted && !named && needed
+        wanted && needed
     }
 
     /// Counts what is to be sealed: few lines of a manifest can mean any number of files.
@@ -226,7 +234,8 @@ impl Sealer<'_> {
         let path = format!("/volumes/{}/{name}", payload.plugin.directory());
         let mut object = object(&pod.workload, &path, WireType::Volume, laid.root, self.options.publish);
         object.files = Some(Unique(files));
-        object.mounts = mounts(&pod.template.pod.spec, name);
+        let everywhere = is_tokens(name) && self.mounts_token(pod.template);
+        object.mounts = mounts(&pod.template.pod.spec, name, everywhere);
         self.objects.push(object);
         self.sub_paths(pod, name, payload, &laid, place)
     }
@@ -270,11 +279,10 @@ impl Sealer<'_> {
     /// What a file's content is sealed by: digests, or an identity; or why not at all.
     fn content(&self, pod: &Pod<'_>, file: &File) -> Result<Result<SealedBytes, WireIdentity>, String> {
         match &file.content {
-            Content::Bytes { bytes, secret } => {
-                SealedBytes::of(bytes, *secret, self.options.secret_key.as_deref())
-                    .map(Ok)
-                    .ok_or_else(|| "a secret: its content is sealed only with --secret-key".to_owned())
-            }
+            Content::Bytes(bytes) => bytes
+                .sealed(self.options.secret_key.as_deref())
+                .map(|sealed| Ok(sealed.clone()))
+                .ok_or_else(|| "a secret: its content is sealed only with --secret-key".to_owned()),
             Content::Token { audience } => Ok(Err(WireIdentity::Token {
                 aud: Some(audience.clone()).filter(|audience| !audience.is_empty()).into_iter().collect(),
                 iss: self.options.token_issuer.clone().unwrap_or_default(),
@@ -331,7 +339,7 @@ impl Sealer<'_> {
                 }
                 // Counted before any of them is made.
                 let below = format!("{part}/");
-                let inside = laid.entries.keys().filter(|path| path.starts_with(&below)).count();
+                let inside = within(&laid.entries, &below).count();
                 self.more(inside + 1, &place)?;
                 parts.push((part, at, seen, place));
             }
@@ -354,8 +362,7 @@ impl Sealer<'_> {
     ) {
         let Some((owned, file)) = laid.entries.get(part) else { return };
         let below = format!("{part}/");
-        let children: Vec<_> =
-            laid.entries.iter().filter_map(|(path, it)| Some((path.strip_prefix(&below)?, it))).collect();
+        let children: Vec<_> = within(&laid.entries, &below).collect();
         let top = (*owned, *file);
         let parts = std::iter::once(("", &top)).chain(children);
         for (rest, (owned, file)) in parts {
@@ -409,15 +416,17 @@ fn object(workload: &WireWorkload, path: &str, kind: WireType, owned: Owned, pub
 /// The names right below a directory of a volume.
 fn names_in(payload: &Payload, part: &str, rest: &str) -> BTreeMap<String, EntryKind> {
     let dir = if rest.is_empty() { format!("{part}/") } else { format!("{part}/{rest}/") };
-    payload
-        .files
-        .keys()
-        .filter_map(|path| path.strip_prefix(&dir))
-        .map(|path| match path.split_once('/') {
+    within(&payload.files, &dir)
+        .map(|(path, _)| match path.split_once('/') {
             Some((name, _)) => (HostPath::from(name).to_string(), EntryKind::Directory),
             None => (HostPath::from(path).to_string(), EntryKind::File),
         })
         .collect()
+}
+
+/// What a map by path has below a directory, which ends in `/`, by the path from there.
+fn within<'m, T>(all: &'m BTreeMap<String, T>, dir: &'m str) -> impl Iterator<Item = (&'m str, &'m T)> {
+    all.range(dir.to_owned()..).map_while(move |(path, it)| Some((path.strip_prefix(dir)?, it)))
 }
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
@@ -433,19 +442,21 @@ fn is_sub_path(mount: &VolumeMount) -> bool {
     !mount.sub_path.is_empty() || !mount.sub_path_expr.is_empty()
 }
 
-/// Who sees a volume, and where. The API server's own volume is seen by all that have nothing else there.
-fn mounts(spec: &PodSpec, volume: &str) -> Vec<MountedAt> {
+/// Called as the API server calls the volume of a token.
+fn is_tokens(volume: &str) -> bool {
+    volume.starts_with(TOKEN_VOLUME)
+}
+
+/// Who sees a volume, and where; that of the token `everywhere` where nothing else is.
+fn mounts(spec: &PodSpec, volume: &str, everywhere: bool) -> Vec<MountedAt> {
     let mut mounts = Vec::new();
     for container in containers(spec) {
         let at = |path: &str| MountedAt { container: container.name.clone(), path: path.to_owned() };
-        if volume.ends_with('*') {
-            if container.volume_mounts.iter().all(|mount| mount.mount_path != TOKEN_PATH) {
-                mounts.push(at(TOKEN_PATH));
-            }
-            continue;
-        }
         let own = container.volume_mounts.iter().filter(|mount| mount.name == volume && !is_sub_path(mount));
         mounts.extend(own.map(|mount| at(&mount.mount_path)));
+        if everywhere && container.volume_mounts.iter().all(|mount| mount.mount_path != TOKEN_PATH) {
+            mounts.push(at(TOKEN_PATH));
+        }
     }
     mounts
 }
@@ -557,5 +568,115 @@ mod tests {
             refused,
             "bad manifest: ns/Pod/p: volume v: subPath in container c: at most 1000000 files in all volumes"
         );
+    }
+
+    /// Objects as path and modes of their files; what is listed.
+    fn sealed_of(text: &str) -> (Vec<String>, Vec<String>) {
+        let mut documents = Vec::new();
+        super::super::document::parse("m.yaml", text.as_bytes(), &mut documents).unwrap();
+        let sealed = seal(&Manifests::of(documents, "ns").unwrap(), &Options::default()).unwrap();
+        let objects = sealed.objects.iter().map(|object| {
+            let files = object.files.iter().flat_map(|files| &files.0).filter(|(path, _)| *path != ".");
+            let files: Vec<String> =
+                files.map(|(path, file)| format!(" {path} {} {}", file.mode, file.uid)).collect();
+            format!("{}:{}", object.path, files.concat())
+        });
+        (objects.collect(), sealed.unresolved.iter().map(ToString::to_string).collect())
+    }
+
+    const POD: &str = "{containers: [{name: c, volumeMounts: [{name: v, mountPath: /v}]}], automountServiceAccountToken: false, volumes: ";
+
+    #[test]
+    fn a_claim_of_a_stateful_set_stands_in_the_place_of_a_volume() {
+        let text = format!(
+            "kind: StatefulSet\nmetadata: {{name: s}}\nspec: {{volumeClaimTemplates: [{{metadata: {{name: v}}}}], \
+             template: {{spec: {POD}[{{name: v, configMap: {{name: m, optional: true}}}}]}}}}}}\n"
+        );
+        let listed = "ns/StatefulSet/s: volume v: persistentVolumeClaim: filled by a storage driver";
+        assert_eq!(sealed_of(&text), (vec![], vec![listed.to_owned()]));
+    }
+
+    #[test]
+    fn a_trust_bundle_belongs_to_the_pods_user() {
+        let text = format!(
+            "kind: Pod\nmetadata: {{name: p}}\nspec: {POD}[{{name: v, projected: {{sources: [{{clusterTrustBundle: \
+             {{path: ca}}}}]}}}}], securityContext: {{runAsUser: 1000, fsGroup: 7}}}}\n"
+        );
+        let (objects, _) = sealed_of(&text);
+        assert_eq!(objects, ["/volumes/kubernetes.io~projected/v: ca 0640 1000"]);
+    }
+
+    #[test]
+    fn what_others_fill_is_listed_and_kinds_of_other_groups_are_others() {
+        let pod = format!(
+            "kind: Pod\nmetadata: {{name: p}}\nspec: {POD}[{{name: v, secret: {{secretName: s}}}}]}}\n"
+        );
+        let of =
+            |secret: &str| sealed_of(&format!("{pod}---\nkind: Secret\nmetadata: {{name: s}}\n{secret}\n"));
+        let filled = "Secret s is a service account's: the token controller fills it";
+        let listed = |why: &str| (vec![], vec![format!("ns/Pod/p: volume v: {why}")]);
+        assert_eq!(of("type: kubernetes.io/service-account-token"), listed(filled));
+        assert_eq!(of("apiVersion: secrets.example/v1"), listed("Secret s is not in the manifests"));
+        let (objects, unresolved) = of("apiVersion: v1\ndata: {a: QR==, b: }");
+        assert_eq!(objects, ["/volumes/kubernetes.io~secret/v: a 0644 0 b 0644 0"]);
+        assert_eq!(unresolved.len(), 2, "without the cluster's key");
+    }
+
+    #[test]
+    fn whatever_makes_pods_is_listed_if_it_is_not_understood() {
+        let listed = |text: &str| sealed_of(text).1;
+        let why = "makes pods, and its kind is not known: their volumes are not sealed";
+        for (text, name) in [
+            (
+                "apiVersion: batch.volcano.sh/v1\nkind: Job\nmetadata: {name: j}\nspec: {tasks: [{template: {spec: {containers: [{name: c}]}}}]}",
+                "Job/j",
+            ),
+            (
+                "kind: PodTemplate\nmetadata: {name: t}\ntemplate: {spec: {containers: [{name: c}]}}",
+                "PodTemplate/t",
+            ),
+        ] {
+            assert_eq!(listed(text), [format!("{name} (m.yaml#1): {why}")]);
+        }
+        let job =
+            "kind: Job\nmetadata: {generateName: j-}\nspec: {template: {spec: {containers: [{name: c}]}}}";
+        assert_eq!(
+            listed(job),
+            ["Job/j-* (m.yaml#1): the API server makes up its name: what it has is not sealed"]
+        );
+        // A schema that speaks of containers makes none.
+        assert_eq!(
+            listed("kind: CustomResourceDefinition\nmetadata: {name: x}\nspec: {containers: {type: array}}"),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn a_token_volume_of_ones_own_is_mounted_by_all() {
+        let text = "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}], volumes: [{name: kube-api-access-x, \
+                    projected: {sources: [{serviceAccountToken: {path: token}}]}}]}\n";
+        let (objects, unresolved) = sealed_of(text);
+        assert_eq!(objects, ["/volumes/kubernetes.io~projected/kube-api-access-x: token 0644 0"]);
+        assert_eq!(unresolved, [""; 0]);
+    }
+
+    #[test]
+    fn what_no_node_looks_into_is_listed() {
+        let deep = vec!["d"; 17].join("/");
+        let whole =
+            json!([{ "name": "i" }, { "name": "c", "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }]);
+        let (sealed, _) = sealed_and_read(&whole, "m", &json!([{ "key": "a", "path": deep }]));
+        let told: Vec<String> = sealed.unresolved.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [format!("ns/Pod/p: volume v: {deep} lies deeper than 16 directories, which no node looks into")]
+        );
+    }
+
+    #[test]
+    fn the_same_object_is_the_same_with_its_namespace_written_out() {
+        let map = "kind: ConfigMap\nmetadata: {name: m";
+        let (objects, unresolved) = sealed_of(&format!("{map}}}\n---\n{map}, namespace: ns}}\n"));
+        assert_eq!((objects, unresolved), (vec![], vec![]));
     }
 }

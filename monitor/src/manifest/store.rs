@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::api::{ConfigMap, CronJob, Meta, PodTemplate, Secret, ServiceAccount, Templated};
+use super::api::{
+    ConfigMap, CronJob, Meta, PodTemplate, Secret, ServiceAccount, Templated, TemplatedSpec, Volume,
+};
 use super::document::{self, Document};
 use crate::baseline::Error;
 use crate::baseline::anchor::{Workload, WorkloadKind};
@@ -30,11 +32,26 @@ pub struct Template {
     pub place: String,
 }
 
+/// An object, and the document it stands in.
+#[derive(Debug, Clone)]
+pub struct Placed<T> {
+    /// The object.
+    pub object: T,
+    /// The document.
+    pub place: String,
+}
+
+impl<T: DeserializeOwned> Placed<T> {
+    fn read(value: &Value, place: &str) -> Result<Self, Error> {
+        Ok(Self { object: typed(value, place)?, place: place.to_owned() })
+    }
+}
+
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub struct Manifests {
-    config_maps: BTreeMap<(String, String), ConfigMap>,
-    secrets: BTreeMap<(String, String), Secret>,
+    config_maps: BTreeMap<(String, String), Placed<ConfigMap>>,
+    secrets: BTreeMap<(String, String), Placed<Secret>>,
     accounts: BTreeMap<(String, String), ServiceAccount>,
     templates: BTreeMap<Arc<Workload>, Template>,
     /// The whole object by kind, namespace and name: what comes twice must be the same.
@@ -68,13 +85,13 @@ impl Manifests {
 
     /// The `ConfigMap` of that name.
     #[must_use]
-    pub fn config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap> {
+    pub fn config_map(&self, namespace: &str, name: &str) -> Option<&Placed<ConfigMap>> {
         self.config_maps.get(&(namespace.to_owned(), name.to_owned()))
     }
 
     /// The `Secret` of that name.
     #[must_use]
-    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Placed<Secret>> {
         self.secrets.get(&(namespace.to_owned(), name.to_owned()))
     }
 
@@ -118,6 +135,7 @@ impl Manifests {
         };
         if let Some(item) = kind.strip_suffix("List")
             && let Some(items) = object.get_mut("items")
+            && (item.is_empty() || are_objects(items))
         {
             if depth >= LISTS_MAX {
                 return Err(bad("lists in lists at most 8 deep"));
@@ -137,9 +155,15 @@ impl Manifests {
     }
 
     fn object(&mut self, kind: &str, value: Value, place: &str, namespace: &str) -> Result<(), Error> {
-        let workload = WorkloadKind::ALL.into_iter().find(|known| known.as_str() == kind);
-        let known = workload.is_some() || matches!(kind, "ConfigMap" | "Secret" | "ServiceAccount");
-        if !known {
+        // Others have kinds of these names, too.
+        let group = value.get("apiVersion").and_then(Value::as_str).map(group_of);
+        let is_in = |groups: &[&str]| group.is_none_or(|group| groups.contains(&group));
+        let workload = WorkloadKind::ALL
+            .into_iter()
+            .find(|known| known.as_str() == kind)
+            .filter(|known| is_in(groups_of(*known)));
+        let core = matches!(kind, "ConfigMap" | "Secret" | "ServiceAccount") && is_in(&[""]);
+        if workload.is_none() && !core {
             if let Some(reason) = makes_pods(&value) {
                 let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("?");
                 self.unknown.push(Unresolved { place: format!("{kind}/{name} ({place})"), reason });
@@ -156,7 +180,17 @@ impl Manifests {
             self.without_namespace += 1;
             namespace.clone_into(&mut metadata.namespace);
         }
-        let Meta { name, namespace, .. } = metadata;
+        let mut value = value;
+        // Written out or not, it is the same object.
+        if let Some(Value::Object(written)) = value.get_mut("metadata") {
+            written.insert("namespace".to_owned(), metadata.namespace.clone().into());
+        }
+        let Meta { name, generate_name, namespace, .. } = metadata;
+        if name.is_empty() && !generate_name.is_empty() {
+            let reason = "the API server makes up its name: what it has is not sealed".to_owned();
+            self.unknown.push(Unresolved { place: format!("{kind}/{generate_name}* ({place})"), reason });
+            return Ok(());
+        }
         if !is_dns(&namespace) || !is_dns(&name) {
             let expected = format!("{kind} with a name in lower-case letters, digits, `-` and `.`");
             return Err(Error::new("bad manifest", place, expected));
@@ -175,10 +209,10 @@ impl Manifests {
         let at = (namespace, name);
         match (kind, workload) {
             ("ConfigMap", _) => {
-                self.config_maps.insert(at, typed(&value, place)?);
+                self.config_maps.insert(at, Placed::read(&value, place)?);
             }
             ("Secret", _) => {
-                self.secrets.insert(at, typed(&value, place)?);
+                self.secrets.insert(at, Placed::read(&value, place)?);
             }
             ("ServiceAccount", _) => {
                 self.accounts.insert(at, typed(&value, place)?);
@@ -187,7 +221,7 @@ impl Manifests {
                 let pod = match kind {
                     WorkloadKind::Pod => typed(&value, place)?,
                     WorkloadKind::CronJob => typed::<CronJob>(&value, place)?.spec.job_template.spec.template,
-                    _ => typed::<Templated>(&value, place)?.spec.template,
+                    _ => with_claims(kind, typed::<Templated>(&value, place)?.spec),
                 };
                 self.template(kind, at, pod, place)?;
             }
@@ -218,12 +252,55 @@ impl Manifests {
     }
 }
 
-/// Why an object of a kind that is not known matters: it has pods in it.
-fn makes_pods(value: &Value) -> Option<String> {
-    let template = ["/spec/template/spec/containers", "/spec/jobTemplate/spec/template/spec/containers"];
+/// The group of an `apiVersion`; the core's is empty.
+fn group_of(version: &str) -> &str {
+    version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// The groups that have this kind, old ones too.
+const fn groups_of(kind: WorkloadKind) -> &'static [&'static str] {
+    use WorkloadKind as K;
+    match kind {
+        K::Pod | K::ReplicationController => &[""],
+        K::Job | K::CronJob => &["batch"],
+        K::Deployment | K::ReplicaSet | K::DaemonSet | K::StatefulSet => &["apps", "extensions"],
+    }
+}
+
+fn are_objects(items: &Value) -> bool {
+    items.is_null() || items.as_array().is_some_and(|items| items.iter().all(Value::is_object))
+}
+
+/// The pods that a controller makes: of a `StatefulSet` each has its claims as volumes, in the place of what the template calls so
+/// (`stateful_set_utils.go`, `updateStorage`).
+fn with_claims(kind: WorkloadKind, spec: TemplatedSpec) -> PodTemplate {
+    let TemplatedSpec { mut template, volume_claim_templates } = spec;
+    if kind == WorkloadKind::StatefulSet {
+        for claim in volume_claim_templates {
+            let name = claim.metadata.name;
+            template.spec.volumes.retain(|volume| volume.name != name);
+            let source = ("persistentVolumeClaim".to_owned(), Value::Object(serde_json::Map::new()));
+            template.spec.volumes.push(Volume { name, sources: BTreeMap::from([source]) });
+        }
+    }
     template
-        .iter()
-        .any(|path| value.pointer(path).is_some())
+}
+
+/// Why an object of a kind that is not known matters: somewhere in it are the containers of pods.
+fn makes_pods(value: &Value) -> Option<String> {
+    fn has_containers(value: &Value) -> bool {
+        match value {
+            Value::Object(map) => map.iter().any(|(key, value)| {
+                let list =
+                    value.as_array().filter(|_| matches!(key.as_str(), "containers" | "initContainers"));
+                let is_container = |one: &Value| one.get("name").is_some() || one.get("image").is_some();
+                list.is_some_and(|list| list.iter().any(is_container)) || has_containers(value)
+            }),
+            Value::Array(list) => list.iter().any(has_containers),
+            _ => false,
+        }
+    }
+    has_containers(value)
         .then(|| "makes pods, and its kind is not known: their volumes are not sealed".to_owned())
 }
 

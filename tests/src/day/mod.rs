@@ -128,8 +128,16 @@ fn a_day_is_told_as_it_was() -> Result<()> {
     let mut day = Day::begin(&place)?;
     let outcome = day.live();
     let (seed, act, name) = (seed(), day.act, day.name.clone());
+    let log = day.home.dir.join("agent.log");
     outcome
         .and_then(|()| day.end())
+        .inspect_err(|_| {
+            // Why a writer was not taken for a lawful one is said there alone.
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            log.lines()
+                .filter(|line| line.contains("lawful writer"))
+                .for_each(|line| println!("note: {line}"));
+        })
         .with_context(|| format!("seed {seed}, act {act} ({name}); again: --seed {seed}"))
 }
 
