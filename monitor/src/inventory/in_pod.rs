@@ -188,7 +188,16 @@ impl InPods {
         match hash {
             Some(hash) if hash == hex::encode(writer.sha256) => Lawful::Yes,
             Some(hash) => Lawful::No(format!("its executable is not the sealed one: sha256 {hash}")),
-            None => Lawful::Unknown("the hash of the actor's executable is not known".into()),
+            None => Lawful::Unknown(match (self.departed.get(&container.id), actor.exe_inode) {
+                (Some(note), Some(acted)) => {
+                    let noted = note.exe.0;
+                    format!(
+                        "ran inode {}:{}, noted is {}:{}, and neither can be read",
+                        acted.dev, acted.ino, noted.dev, noted.ino
+                    )
+                }
+                _ => "the hash of the actor's executable is not known".into(),
+            }),
         }
     }
 }
