@@ -20,7 +20,7 @@ pub(crate) fn on_hooks(rung: &str) -> bool {
 }
 
 /// It knows who acted.
-pub(crate) fn names_actors(rung: &str) -> bool {
+pub(super) fn names_actors(rung: &str) -> bool {
     rung != "inotify"
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::corpus::rung::{names_actors, on_hooks, told_by};
+use crate::corpus::rung::{on_hooks, told_by};
 
 /// Who acts, as records show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,15 +108,8 @@ impl Model {
         on_hooks(&self.rung)
     }
 
-    pub(super) fn names_actors(&self) -> bool {
-        names_actors(&self.rung)
-    }
-
     /// A violation is to be told, as this rung tells it.
     pub(super) fn expect(&mut self, mut one: Expected) {
-        if !self.names_actors() {
-            one.by = By { comm: "-".to_owned(), exe: "-".to_owned(), pod: None };
-        }
         one.operation = told_by(&self.rung, &one.operation).to_owned();
         self.expected.push(one);
     }
