@@ -66,6 +66,13 @@ impl Agent<'_> {
         Ok(records)
     }
 
+    /// What the agent's log says of processes that are called like a lawful writer and were not taken for it.
+    pub(super) fn strangers(&self) -> String {
+        let logs = self.cluster.kubectl(&["-n", "meshseal", "logs", "daemonset/meshseal"]);
+        let logs = logs.unwrap_or_else(|error| format!("{error:#}: no lawful writer can be asked for"));
+        logs.lines().filter(|line| line.contains("lawful writer")).collect::<Vec<_>>().join("\n")
+    }
+
     /// What helps to see why a check failed, on stderr.
     pub(super) fn explain(&self) {
         for args in [["status"].as_slice(), &["events", "--format", "json"]] {

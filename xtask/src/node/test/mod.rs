@@ -362,7 +362,7 @@ fn none_yet(agent: &Agent<'_>) -> Result<()> {
     agent.status()?.is("intact")?;
     match agent.violations()?.as_slice() {
         [] => Ok(()),
-        some => bail!("violations: {some:#?}"),
+        some => bail!("violations: {some:#?}; {}", agent.strangers()),
     }
 }
 
