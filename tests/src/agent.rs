@@ -147,6 +147,25 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
+/// Asks until the answer, a status and its exit code, is as wanted.
+pub(crate) fn answers(
+    what: &str,
+    ask: impl Fn() -> Result<(Value, i32)>,
+    fits: impl Fn(&Value, i32) -> bool,
+) -> Result<(Value, i32)> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (status, code) = ask()?;
+        if fits(&status, code) {
+            return Ok((status, code));
+        }
+        if Instant::now() > until {
+            bail!("never {what}: {} {} ({code})", status["posture"], status["reasons"]);
+        }
+        pause(Duration::from_millis(50));
+    }
+}
+
 /// Lines of a child's output, read by a thread of their own.
 fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (tx, rx) = channel();

@@ -37,10 +37,9 @@ const TRIES: u32 = 4;
 const SETTLED: i64 = 20_000_000;
 /// Names in one directory.
 const MAX_NAMES: usize = 1_000_000;
-/// Depth and number of files of a volume (a ConfigMap or Secret holds 1 MiB).
 /// Deepest file of a volume: its directories and itself.
 pub const MAX_VOLUME_DEPTH: usize = 16;
-/// Most files and directories of a volume.
+/// Most files and directories of a volume (a ConfigMap or Secret holds 1 MiB).
 pub const MAX_VOLUME_ENTRIES: usize = 20_000;
 /// Most places in one directory of a volume at which a pod mounts something else; few have more than one.
 const MAX_NESTED: usize = 64;

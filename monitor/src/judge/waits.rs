@@ -81,8 +81,8 @@ impl Judge {
         let news = |finding: &&Finding| !self.book.is_open(&finding.object.path, finding.kind);
         let Some(seen) = unit.seen().copied() else {
             // An installer takes it away when a node goes down, and may be back later than this agent.
-            let told = unlawful.is_empty() && verdict.findings.iter().all(|finding| news(&finding));
-            return if told { self.comes_again(unit, look, 0) } else { None };
+            let untold = unlawful.is_empty() && verdict.findings.iter().all(|finding| news(&finding));
+            return if untold { self.comes_again(unit, look, 0) } else { None };
         };
         if verdict.findings.is_empty() {
             // Whoever published it is about to be told of.

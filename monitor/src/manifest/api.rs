@@ -36,7 +36,7 @@ macro_rules! objects {
         #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
         #[serde(rename_all = "camelCase")]
         pub struct $name {
-            $(#[serde(default, deserialize_with = "or_default")] $(#[$field_meta])* pub $field: $type,)*
+            $($(#[$field_meta])* #[serde(default, deserialize_with = "or_default")] pub $field: $type,)*
         }
     )*};
 }

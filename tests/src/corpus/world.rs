@@ -14,7 +14,7 @@ use super::actor;
 use super::acts::{Act, Begins, By, Expected, IN_MEMORY, SEALED, Site, all};
 use super::rung::{names_actors, on_hooks, tells_the_act, told_by};
 use crate::Case;
-use crate::agent::{Agent, Home, PATIENCE, pause, told_of};
+use crate::agent::{Agent, Home, answers, told_of};
 
 /// Directories of the file systems to test, disk first.
 pub(super) fn places() -> Vec<PathBuf> {
@@ -207,15 +207,7 @@ fn run() -> Result<World> {
 
 /// Its status once all that it missed is verified: on fentry the kernel skips a program that interrupts itself, at any time.
 fn reconciled(agent: &Agent) -> Result<(Value, i32)> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (status, code) = agent.status()?;
-        if status["loss"]["unreconciled"] == 0 {
-            return Ok((status, code));
-        }
-        ensure!(Instant::now() < until, "not reconciled: {}", status["loss"]);
-        pause(Duration::from_millis(20));
-    }
+    answers("reconciled", || agent.status(), |status, _| status["loss"]["unreconciled"] == 0)
 }
 
 /// Reads everything and works beside it, once for each act, until all is over.
@@ -448,6 +440,7 @@ fn a_restart_finds_nothing_new() -> Result<()> {
     for (status, code) in [&world.status, &world.after] {
         ensure!(status["posture"] == "violated" && *code == 1, "posture {} ({code})", status["posture"]);
         ensure!(status["violations"]["open"] == opened, "{} of {opened} open", status["violations"]);
+        ensure!(status["loss"]["unreconciled"] == 0, "losses: {}", status["loss"]);
         let coverage = if world.rung == "lsm" { "full" } else { "reduced" };
         ensure!(status["coverage"] == coverage, "{}: {}", status["coverage"], status["sensor"]["blind_to"]);
     }

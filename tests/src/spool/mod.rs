@@ -7,13 +7,13 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use self::disk::Disk;
-use crate::agent::{Agent, Home, PATIENCE};
+use crate::agent::{Agent, Home, answers};
 
 /// What a test program's `main` returns.
 pub fn main() -> ExitCode {
@@ -91,25 +91,7 @@ fn status(agent: &Agent, what: &str, fits: impl Fn(&Value, i32) -> bool) -> Resu
         ensure!(status["posture"].is_string(), "no answer: {status}");
         Ok((status, code))
     };
-    answers(what, ask, fits)
-}
-
-fn answers(
-    what: &str,
-    ask: impl Fn() -> Result<(Value, i32)>,
-    fits: impl Fn(&Value, i32) -> bool,
-) -> Result<Value> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (status, code) = ask()?;
-        if fits(&status, code) {
-            return Ok(status);
-        }
-        if Instant::now() > until {
-            bail!("never {what}: {} {} ({code})", status["posture"], status["reasons"]);
-        }
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
+    answers(what, ask, fits).map(|(status, _)| status)
 }
 
 fn failing(status: &Value) -> bool {
