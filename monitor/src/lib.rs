@@ -28,4 +28,5 @@ pub mod model;
 pub mod profile;
 pub mod sensor;
 pub mod status;
+mod text;
 mod yaml;

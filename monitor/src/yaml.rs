@@ -9,6 +9,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Error;
 
+use crate::text::one_line;
+
 /// Files that people write are some kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -129,7 +131,7 @@ fn options() -> serde_saphyr::Options {
 
 /// One sentence on one line, whatever is in the names of keys: what was found at which key, and what was expected.
 pub(crate) fn describe(error: &Error, path: &str, noun: &str) -> String {
-    crate::cli::output::one_line(&described(error, path, noun))
+    one_line(&described(error, path, noun))
 }
 
 fn described(error: &Error, path: &str, noun: &str) -> String {

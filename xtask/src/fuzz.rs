@@ -7,6 +7,7 @@
 //! that the agent is made of, once more. Without a sanitizer only our own crates get them, and the rest is what the other lanes have
 //! built. It is stable Rust, too. With AddressSanitizer everything is built anew, by nightly.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Mutex;
@@ -65,13 +66,22 @@ impl Sanitizer {
     }
 }
 
-/// What inputs are made by.
+/// How far each parser is fuzzed, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Chance {
-    /// The same inputs each time, as far as the time allows: a gate must not fail for what a change did not touch.
-    Same,
-    /// Others each time, on top of all that reached further before.
-    New,
+pub(crate) enum Extent {
+    /// So many inputs from one seed, on any machine the same: a gate must not fail for what a change did not touch.
+    Inputs(u32),
+    /// For so many seconds with others each time, on top of all that reached further before.
+    Seconds(u32),
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inputs(inputs) => write!(f, "with {inputs} inputs each"),
+            Self::Seconds(seconds) => write!(f, "for {seconds} s each"),
+        }
+    }
 }
 
 /// What became of one parser.
@@ -133,7 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let status = programs.command(name).arg(input).status().context("cannot start the fuzzer")?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let (outcomes, log) = programs.fuzz(args.seconds, Chance::New)?;
+    let (outcomes, log) = programs.fuzz(Extent::Seconds(args.seconds))?;
     let failed = outcomes.iter().filter(|outcome| outcome.fault.is_some()).count();
     if failed > 0 {
         eprintln!("{log}");
@@ -177,19 +187,29 @@ impl Programs {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        self.named(Command::new(&self.program), name)
+    }
+
+    /// Whatever an address is compared with leads libFuzzer on: where they are random, so is what it makes next.
+    fn command_without_chance(&self, name: &str) -> Command {
+        let mut setarch = Command::new("setarch");
+        setarch.arg("--addr-no-randomize").arg(&self.program);
+        self.named(setarch, name)
+    }
+
+    fn named(&self, mut command: Command, name: &str) -> Command {
         command.env("FUZZ", name).args(LIMITS).stdin(Stdio::null());
         command
     }
 
-    /// Runs each for that long, as many at a time as there are processors; what became of them, and all that they said.
-    pub(crate) fn fuzz(&self, seconds: u32, chance: Chance) -> Result<(Vec<Outcome>, String)> {
+    /// Runs each that far, as many at a time as there are processors; what became of them, and all that they said.
+    pub(crate) fn fuzz(&self, extent: Extent) -> Result<(Vec<Outcome>, String)> {
         let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-        say!("fuzzing {} parsers for {seconds} s each, {at_once} at a time", self.names.len());
+        say!("fuzzing {} parsers {extent}, {at_once} at a time", self.names.len());
         let (next, done) = (AtomicUsize::new(0), Mutex::new((Vec::new(), String::new())));
         let worker = || -> Result<()> {
             while let Some(name) = self.names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let out = self.one(name, seconds, chance)?;
+                let out = self.one(name, extent)?;
                 let said = String::from_utf8_lossy(&out.stderr);
                 let outcome = Outcome::of(name, &said, out.status.success());
                 say!("{}", outcome.line());
@@ -211,26 +231,34 @@ impl Programs {
         Ok((outcomes, log))
     }
 
-    fn one(&self, name: &str, seconds: u32, chance: Chance) -> Result<Output> {
+    fn one(&self, name: &str, extent: Extent) -> Result<Output> {
         let (artifacts, scratch) = (place("artifacts").join(name), place("tmp").join(name));
-        let corpus = match chance {
-            Chance::Same => scratch.join("corpus"),
-            Chance::New => place("corpus").join(name),
+        let corpus = match extent {
+            Extent::Inputs(_) => scratch.join("corpus"),
+            Extent::Seconds(_) => place("corpus").join(name),
         };
         // What a killed run left.
         drop(std::fs::remove_dir_all(&scratch));
         for dir in [&scratch, &corpus, &artifacts] {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
-        let mut command = self.command(name);
+        let mut command = match extent {
+            // It would look for what other processes have put into the corpus, by the clock.
+            Extent::Inputs(inputs) => {
+                let mut command = self.command_without_chance(name);
+                command.args(["-seed=1", "-reload=0"]).arg(format!("-runs={inputs}"));
+                command
+            }
+            Extent::Seconds(seconds) => {
+                let mut command = self.command(name);
+                command.arg(format!("-max_total_time={seconds}"));
+                command
+            }
+        };
         // It puts its seeds there before it looks.
         command.env("MESHSEAL_FUZZ_SEEDS", &corpus).env("TMPDIR", &scratch);
         command.arg(&corpus).arg(format!("-artifact_prefix={}/", artifacts.display()));
-        command.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LENGTH}"));
-        command.args(["-print_final_stats=1", "-use_value_profile=1"]);
-        if chance == Chance::Same {
-            command.arg("-seed=1");
-        }
+        command.args(["-print_final_stats=1", "-use_value_profile=1"]).arg(format!("-max_len={LENGTH}"));
         command.output().with_context(|| format!("cannot start the fuzzer {name}"))
     }
 }

@@ -1,5 +1,7 @@
 //! The one-line error of everything that reads what people and pipelines hand in.
 
+use crate::text::one_line;
+
 /// What went wrong, where, and what was expected instead: printed as `<what>: <where>: <expected>` on one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {place}: {expected}")]
@@ -36,26 +38,6 @@ impl Error {
         self.place = if self.place.is_empty() { file } else { format!("{file}: {}", self.place) };
         self
     }
-}
-
-/// Control characters as `\xNN`.
-#[must_use]
-pub fn one_line(text: &str) -> String {
-    use std::fmt::Write as _;
-
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            let mut bytes = [0_u8; 4];
-            for byte in c.encode_utf8(&mut bytes).bytes() {
-                // Writing to a string cannot fail.
-                write!(out, "\\x{byte:02x}").unwrap_or_default();
-            }
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use x509_parser::prelude::Pem;
 use super::error::Error;
 use super::{openssh, read_bounded};
 use crate::model::Time;
+use crate::text::one_line;
 
 /// Longest key file.
 const MAX: u64 = 64 * 1024;
@@ -149,7 +150,7 @@ impl TrustedKey {
 
     /// Calls it so; bounded, and on one line.
     pub(super) fn set_name(&mut self, name: &str) {
-        self.name = super::error::one_line(name).chars().take(MAX_NAME).collect();
+        self.name = one_line(name).chars().take(MAX_NAME).collect();
     }
 
     pub(super) fn set_valid_from(&mut self, from: Time) {

@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::content::{FoundContent, hash};
-use super::error::{Error, one_line};
+use super::error::Error;
 use super::meaning::Form;
 use super::object::{Attributes, Content, EntryKind, Seal, SealedObject};
 use super::secret::SecretKey;
@@ -30,6 +30,7 @@ use super::volume::{self, Listing, Shape};
 use super::xattr::xattrs;
 use crate::model::{HostPath, InodeKey, State};
 use crate::profile::Profiles;
+use crate::text::one_line;
 
 /// How often a file that moves under the reader is read again.
 const TRIES: u32 = 4;

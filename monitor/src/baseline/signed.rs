@@ -14,6 +14,7 @@ use super::error::Error;
 use super::keys::{SigningKey, TrustedKey, label};
 use super::openssh::{self, SshSignature};
 use crate::model::Time;
+use crate::text::one_line;
 
 /// Most signatures looked at.
 pub const MAX_SIGNATURES: usize = 64;
@@ -300,7 +301,7 @@ fn claim(signature: &Signature) -> String {
         return match SshSignature::parse(&signature.bytes) {
             Ok(ssh) => match (ssh.foreign_namespace(), ssh.key_id()) {
                 (Some(other), _) => {
-                    let other = super::error::one_line(&other);
+                    let other = one_line(&other);
                     format!("SSH namespace {other}, not {}", openssh::NAMESPACE)
                 }
                 (None, id) => format!("SSH key {}", label("", &id.unwrap_or_default())),
@@ -311,7 +312,7 @@ fn claim(signature: &Signature) -> String {
     match signature.named() {
         Some(claim) => {
             let short: String = claim.chars().take(16).collect();
-            format!("claims key {}", super::error::one_line(&short))
+            format!("claims key {}", one_line(&short))
         }
         _ => "no key id".into(),
     }

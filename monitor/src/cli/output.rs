@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Failure;
 use crate::model::Time;
+pub use crate::text::one_line;
 
 /// Prints one line to stdout.
 ///
@@ -41,23 +42,6 @@ fn write(text: &str, end: bool) -> Result<(), Failure> {
 /// Prints one line to stderr, as far as that works.
 pub fn error_line(text: &str) {
     let _unheard = writeln!(io::stderr().lock(), "{text}");
-}
-
-/// The text with all control characters written as `\xNN` (or `\u{N}` above one byte).
-#[must_use]
-pub fn one_line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        // Bidirectional overrides and isolates reorder what a terminal shows: they count as control characters.
-        let reorders =
-            matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
-        match u32::from(c) {
-            code if c.is_control() && code < 0x80 => _ = write!(out, "\\x{code:02x}"),
-            code if c.is_control() || reorders => _ = write!(out, "\\u{{{code:x}}}"),
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 /// The word an enum has in JSON; empty for what is no word.
@@ -106,12 +90,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{one_line, table};
-
-    #[test]
-    fn control_characters_are_shown_not_obeyed() {
-        assert_eq!(one_line("a\nb\u{1b}[1m\u{9b}\u{202e}ü"), "a\\x0ab\\x1b[1m\\u{9b}\\u{202e}ü");
-    }
+    use super::table;
 
     #[test]
     fn columns_line_up() {

@@ -12,8 +12,8 @@ use super::{Compression, ConfigError, Endpoint, Protocol, Tls};
 
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-fn refuse(name: &str, message: String) -> ConfigError {
-    ConfigError { file: format!("environment variable {name}"), line: None, message }
+fn refuse(name: &str, message: impl AsRef<str>) -> ConfigError {
+    ConfigError::new(format!("environment variable {name}"), None, message)
 }
 
 /// Name and value of the variable that applies, if one is set (empty counts as unset, as the specification says).
@@ -75,9 +75,9 @@ fn headers(variable: &str, text: &str) -> Result<BTreeMap<String, String>, Confi
         // Neither name nor value is repeated in the error: without `=` there is no telling which is the credential.
         let (name, value) = pair
             .split_once('=')
-            .ok_or_else(|| refuse(variable, "an entry has no '=', expected name=value,...".to_owned()))?;
+            .ok_or_else(|| refuse(variable, "an entry has no '=', expected name=value,..."))?;
         let value = percent_decode(value.trim())
-            .ok_or_else(|| refuse(variable, "a value is badly percent-encoded, expected %XX".to_owned()))?;
+            .ok_or_else(|| refuse(variable, "a value is badly percent-encoded, expected %XX"))?;
         check_header(name.trim(), &value).map_err(|why| refuse(variable, why))?;
         all.insert(name.trim().to_owned(), value);
     }

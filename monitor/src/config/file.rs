@@ -36,11 +36,7 @@ pub fn choose(candidates: &[PathBuf]) -> Result<Source, ConfigError> {
         return Ok(Source::File(first.clone()));
     }
     let all: Vec<String> = candidates.iter().map(|file| file.display().to_string()).collect();
-    Err(ConfigError {
-        file: all.join(", "),
-        line: None,
-        message: "no such file, expected a config file".to_owned(),
-    })
+    Err(ConfigError::new(all.join(", "), None, "no such file, expected a config file"))
 }
 
 /// Anything but "there is nothing" exists: what cannot be read must be reported, not passed over.
@@ -67,7 +63,7 @@ pub fn load(candidates: &[PathBuf]) -> Result<Config, ConfigError> {
 /// # Errors
 /// The file, a value in it, or a profile is refused.
 pub fn load_file(file: &Path) -> Result<Config, ConfigError> {
-    let text = yaml::read(file, NOUN).map_err(|message| ConfigError::new(file, None, message))?;
+    let text = yaml::read(file, NOUN).map_err(|message| ConfigError::new(file.display(), None, message))?;
     let mut config = parse(file, &text)?;
     if !config.profile_files.is_empty() {
         config.profiles = Arc::new(Profiles::with(&config.profile_files)?);
@@ -80,7 +76,7 @@ pub fn load_file(file: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// The text or a value in it is refused.
 pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
-    let written: Written =
-        yaml::parse(text, NOUN).map_err(|refusal| ConfigError::new(file, refusal.line, refusal.message))?;
+    let written: Written = yaml::parse(text, NOUN)
+        .map_err(|refusal| ConfigError::new(file.display(), refusal.line, refusal.message))?;
     resolve::resolve(file, &written)
 }

@@ -12,11 +12,12 @@ mod written;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::profile::{ProfileError, Profiles};
+use crate::text::one_line;
 
 pub use file::{DEFAULT_FILE, Source, choose, load, load_file, parse};
 
@@ -306,8 +307,9 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(file: &Path, line: Option<u64>, message: impl Into<String>) -> Self {
-        Self { file: file.display().to_string(), line, message: message.into() }
+    /// Values are repeated as they were written: what is a line break in them is none here.
+    fn new(file: impl fmt::Display, line: Option<u64>, message: impl AsRef<str>) -> Self {
+        Self { file: one_line(&file.to_string()), line, message: one_line(message.as_ref()) }
     }
 
     /// `FILE` or `FILE:LINE`.
@@ -322,7 +324,7 @@ impl ConfigError {
 
 impl From<ProfileError> for ConfigError {
     fn from(error: ProfileError) -> Self {
-        Self { file: error.file, line: error.line, message: error.message }
+        Self::new(error.file, error.line, error.message)
     }
 }
 

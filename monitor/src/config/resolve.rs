@@ -30,7 +30,7 @@ struct Context<'a> {
 impl Context<'_> {
     fn refuse<T>(&self, value: &Spanned<T>, key: &str, why: &str) -> ConfigError {
         let line = value.referenced.line();
-        ConfigError::new(self.file, (line > 0).then_some(line), format!("{key}: {why}"))
+        ConfigError::new(self.file.display(), (line > 0).then_some(line), format!("{key}: {why}"))
     }
 
     fn choice<T: Copy>(
@@ -116,7 +116,7 @@ pub(super) fn resolve(file: &Path, written: &Written) -> Result<Config, ConfigEr
     match &written.api_version {
         None => {
             return Err(ConfigError::new(
-                file,
+                file.display(),
                 None,
                 format!("missing key 'apiVersion', expected {API_VERSION}"),
             ));
@@ -219,7 +219,7 @@ fn node(context: &Context<'_>, written: &Text) -> Result<String, ConfigError> {
             return Ok(name);
         }
         let message = format!("'{name}' is no node name, {expected}");
-        return Err(ConfigError { file: "environment variable NODE_NAME".to_owned(), line: None, message });
+        return Err(ConfigError::new("environment variable NODE_NAME", None, message));
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(if valid(&host) { host } else { "localhost".to_owned() })
@@ -321,7 +321,7 @@ fn sensor(context: &Context<'_>, written: Option<&written::Sensor>) -> Result<Se
             let why = "is no ring size, expected a power of two from 64KiB to 1GiB";
             return Err(match &written.ring_bytes {
                 Some(text) => context.refuse(text, "sensor.ringBytes", &format!("'{}' {why}", text.value)),
-                None => ConfigError::new(context.file, None, format!("sensor.ringBytes: {why}")),
+                None => ConfigError::new(context.file.display(), None, format!("sensor.ringBytes: {why}")),
             });
         }
     };

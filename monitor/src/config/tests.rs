@@ -27,6 +27,12 @@ fn v1(text: &str) -> String {
 }
 
 #[test]
+fn a_value_that_is_repeated_stays_on_one_line() {
+    let expected = "config: /c.yaml:2: scrub.interval: '2(\\x0a' is no duration, expected a whole number with ms, s, m, h or d, such as 24h";
+    assert_eq!(v1("scrub: {interval: \"2(\\n\"}\n"), expected);
+}
+
+#[test]
 fn everything_but_the_version_has_a_default() {
     let found = parse(Path::new("/c.yaml"), "apiVersion: meshseal/v1\nnode: worker-1\n").unwrap();
     let expected = Config {

@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
 use serde_json::Value;
 
 use crate::model::{Record, Time};
+use crate::text::one_line;
 
 /// Who sends: the OTLP resource. It never holds a pod; the pods on records are those acted upon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,20 +83,12 @@ pub fn log_record(record: &Record, observed: Time) -> LogRecord {
         observed_time_unix_nano: nanos(observed),
         severity_number: record.severity.otlp(),
         severity_text: record.severity.as_str().to_owned(),
+        // A sentence holds names and command lines as others chose them: they must not look like another line of a log.
         body: Some(string(one_line(&record.body.sentence()))),
         attributes,
         event_name,
         ..LogRecord::default()
     }
-}
-
-/// A sentence holds names and command lines as others chose them: they must not look like another line of a log.
-fn one_line(sentence: &str) -> String {
-    let mut line = String::with_capacity(sentence.len());
-    for c in sentence.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
 }
 
 /// One request for these log records.

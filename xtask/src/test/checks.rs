@@ -9,7 +9,7 @@ use super::again::Run;
 use crate::build::{self, Profile};
 use crate::cache::Cache;
 use crate::cmd::{self, say};
-use crate::fuzz::{Chance, Programs, Sanitizer};
+use crate::fuzz::{Extent, Programs, Sanitizer};
 
 const DENY_VERSION: &str = "0.20.2";
 
@@ -96,9 +96,9 @@ pub(super) fn unit(run: Run<'_>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Every parser, guided by coverage, for so many seconds each.
-pub(super) fn fuzz(seconds: u32, chance: Chance) -> Result<Tally> {
-    let (outcomes, log) = Programs::build(Sanitizer::None, &[])?.fuzz(seconds, chance)?;
+/// Every parser, guided by coverage.
+pub(super) fn fuzz(extent: Extent) -> Result<Tally> {
+    let (outcomes, log) = Programs::build(Sanitizer::None, &[])?.fuzz(extent)?;
     let mut tally = Tally { log, ..Tally::default() };
     for outcome in outcomes {
         tally.log.push_str(&format!("{}\n", outcome.line()));

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use self::again::once_more;
 use self::programs::Boot;
 use crate::cmd::{self, say};
-use crate::fuzz::Chance;
+use crate::fuzz::Extent;
 use crate::vm::kernel::Series;
 use crate::{setup, workspace};
 
@@ -51,8 +51,9 @@ impl Args {
 }
 
 const INTEROP: &str = "interop";
-/// Seconds for each parser, with `--full` and without.
-const FUZZ_SECONDS: [u32; 2] = [120, 3];
+/// How far each parser is fuzzed, with `--full` and without.
+const LONG_FUZZ: Extent = Extent::Seconds(120);
+const SHORT_FUZZ: Extent = Extent::Inputs(20_000);
 
 /// The lanes in guests: name, kernel, and how it is booted.
 fn guests() -> impl Iterator<Item = (String, Series, Boot)> {
@@ -107,10 +108,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     run("deny", &checks::deny)?;
     run("doc", &checks::doc)?;
     run("unit", &|| once_more(checks::unit))?;
-    let [long, short] = FUZZ_SECONDS;
-    run("fuzz", &|| {
-        if args.full { checks::fuzz(long, Chance::New) } else { checks::fuzz(short, Chance::Same) }
-    })?;
+    run("fuzz", &|| checks::fuzz(if args.full { LONG_FUZZ } else { SHORT_FUZZ }))?;
     if args.full {
         run(INTEROP, &full::interop)?;
     }

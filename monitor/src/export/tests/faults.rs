@@ -411,7 +411,7 @@ async fn names_of_others_do_not_make_lines_of_their_own() {
     bench.start();
     let taken = bench.taken(&records).await;
     let body = format!("{:?}", taken[0].body);
-    assert!(body.contains(r"/a\\nmeshseal: all is well\\u{7} is right again"), "{body}");
+    assert!(body.contains(r"/a\\x0ameshseal: all is well\\x07 is right again"), "{body}");
     assert_eq!(text(&taken[0], "file.path").as_deref(), Some("/a\nmeshseal: all is well\u{7}"));
     bench.end().await;
 }
