@@ -1,10 +1,12 @@
 //! Where profiles come from: those built in, and files that the config names.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use super::parse::{NOUN, parse};
 use super::{Profile, Profiles};
+use crate::text::one_line;
 use crate::yaml;
 
 /// Most profiles that files may add.
@@ -50,8 +52,9 @@ pub struct ProfileError {
 }
 
 impl ProfileError {
-    fn new(file: &Path, message: impl Into<String>) -> Self {
-        Self { file: file.display().to_string(), line: None, message: message.into() }
+    /// Values are repeated as they were written: what is a line break in them is none here.
+    pub(super) fn new(file: impl fmt::Display, line: Option<u64>, message: impl AsRef<str>) -> Self {
+        Self { file: one_line(&file.to_string()), line, message: one_line(message.as_ref()) }
     }
 
     /// `FILE` or `FILE:LINE`.
@@ -88,15 +91,20 @@ impl Profiles {
         for file in
             files.iter().map(|file| all_of(file)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
         {
-            let text = yaml::read(&file, NOUN).map_err(|message| ProfileError::new(&file, message))?;
+            let text = yaml::read(&file, NOUN)
+                .map_err(|message| ProfileError::new(file.display(), None, message))?;
             let profile = parse(&file.display().to_string(), &text)?;
             if let Some(other) = added.iter().find(|other| other.name == profile.name) {
                 let why =
                     format!("profile: '{}' is also in {}, expected it once", profile.name, other.origin);
-                return Err(ProfileError::new(&file, why));
+                return Err(ProfileError::new(file.display(), None, why));
             }
             if added.len() >= MAX {
-                return Err(ProfileError::new(&file, format!("expected at most {MAX} profiles")));
+                return Err(ProfileError::new(
+                    file.display(),
+                    None,
+                    format!("expected at most {MAX} profiles"),
+                ));
             }
             added.push(profile);
         }
@@ -114,8 +122,9 @@ fn all_of(path: &Path) -> Result<Vec<PathBuf>, ProfileError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let entries = std::fs::read_dir(path)
-        .map_err(|e| ProfileError::new(path, format!("cannot be listed ({e}), expected a directory")))?;
+    let entries = std::fs::read_dir(path).map_err(|e| {
+        ProfileError::new(path.display(), None, format!("cannot be listed ({e}), expected a directory"))
+    })?;
     let yaml =
         |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let mut files: Vec<PathBuf> =

@@ -30,11 +30,8 @@ const RUNTIME: &str = "runtime";
 /// # Errors
 /// The text or a value in it is refused.
 pub fn parse(file: &str, text: &str) -> Result<Profile, ProfileError> {
-    let written: Written = yaml::parse(text, NOUN).map_err(|refusal| ProfileError {
-        file: file.to_owned(),
-        line: refusal.line,
-        message: refusal.message,
-    })?;
+    let written: Written =
+        yaml::parse(text, NOUN).map_err(|refusal| ProfileError::new(file, refusal.line, refusal.message))?;
     Checker { file }.profile(&written)
 }
 
@@ -45,11 +42,7 @@ struct Checker<'f> {
 impl Checker<'_> {
     fn refuse(&self, value: &Text, key: &str, why: &str) -> ProfileError {
         let line = value.referenced.line();
-        ProfileError {
-            file: self.file.to_owned(),
-            line: (line > 0).then_some(line),
-            message: format!("{key}: {why}"),
-        }
+        ProfileError::new(self.file, (line > 0).then_some(line), format!("{key}: {why}"))
     }
 
     fn profile(&self, written: &Written) -> Result<Profile, ProfileError> {
@@ -290,7 +283,7 @@ fn word_of<T: DeserializeOwned>(word: &str) -> Option<T> {
     T::deserialize(StrDeserializer::<'_, WordError>::new(word)).ok()
 }
 
-/// The beginning of a value, on one line.
+/// The beginning of a value.
 fn shown(text: &Text) -> String {
-    text.value.chars().take(80).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.value.chars().take(80).collect()
 }

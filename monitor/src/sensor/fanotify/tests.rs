@@ -178,7 +178,7 @@ fn removal_is_one_act() {
     each_fs(|bench| {
         fs::remove_file(bench.root.join("closed/a")).unwrap();
         let seen = bench.observations();
-        assert_eq!(seen.len(), 1);
+        assert_eq!(seen.len(), 1, "{seen:#?}");
         assert_eq!(
             (seen[0].operation, seen[0].slot, seen[0].child_slot),
             (Operation::Unlink, CLOSED, Some(Slot(5)))
