@@ -198,7 +198,7 @@ impl Pods {
     fn containers(&mut self) -> Vec<NodeContainer> {
         let before = std::mem::take(&mut self.set_up);
         let known: BTreeSet<&str> = self.known.keys().map(|(_, _, id)| id.as_str()).collect();
-        let mut containers = containers::read(&self.root);
+        let (mut containers, unfinished) = containers::read_all(&self.root);
         containers.retain(|container| {
             if known.contains(container.id.as_str()) || containers::first_pid(&self.root, container).is_some()
             {
@@ -208,7 +208,7 @@ impl Pods {
             self.set_up.insert(container.id.clone(), since);
             since.elapsed() >= SET_UP
         });
-        self.pending |= !self.set_up.is_empty();
+        self.pending |= unfinished || !self.set_up.is_empty();
         containers
     }
 }

@@ -56,24 +56,63 @@ pub fn bundles() -> impl Iterator<Item = HostPath> {
     BUNDLES.iter().map(|(dir, _)| HostPath::from(*dir))
 }
 
+/// What a bundle is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bundle {
+    /// A container of a pod.
+    Container(NodeContainer),
+    /// A pod's sandbox, or nothing of a pod's.
+    Other,
+    /// The runtime has not written what is to be run, or not all of it; or it cannot be read.
+    Unfinished,
+}
+
 /// All containers, pods' sandboxes not among them.
 #[must_use]
 pub fn read(root: &Root) -> Vec<NodeContainer> {
-    let mut containers = Vec::new();
-    for (dir, below) in BUNDLES {
-        let dir = HostPath::from(dir);
-        for id in root.list(&dir).unwrap_or_default().keys() {
-            let Ok(id) = std::str::from_utf8(id) else { continue };
-            let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
-            let found = root.read(&bundle.join(b"config.json"), CONFIG_MAX).ok();
-            if let Some(container) = found.and_then(|text| container(id, &bundle, &text))
-                && containers.len() < CONTAINERS_MAX
-            {
-                containers.push(container);
-            }
+    read_all(root).0
+}
+
+/// All containers, pods' sandboxes not among them; and whether there is a bundle of which it cannot be said (yet) what it is for.
+#[must_use]
+pub fn read_all(root: &Root) -> (Vec<NodeContainer>, bool) {
+    let (mut containers, mut unfinished) = (Vec::new(), false);
+    for (id, bundle) in list(root) {
+        match at(root, &id, &bundle) {
+            Bundle::Container(container) if containers.len() < CONTAINERS_MAX => containers.push(container),
+            Bundle::Container(_) | Bundle::Other => {}
+            Bundle::Unfinished => unfinished = true,
         }
     }
-    containers
+    (containers, unfinished)
+}
+
+/// All bundles, each with the id of its container.
+pub fn list(root: &Root) -> Vec<(String, HostPath)> {
+    let mut bundles = Vec::new();
+    for (dir, below) in BUNDLES {
+        let ids = root.list(&HostPath::from(dir)).unwrap_or_default();
+        let ids = ids.into_keys().filter_map(|id| String::from_utf8(id.into_vec()).ok());
+        bundles.extend(ids.map(|id| {
+            let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
+            (id, bundle)
+        }));
+    }
+    bundles
+}
+
+/// What the bundle of the container of that id is for.
+#[must_use]
+pub fn at(root: &Root, id: &str, bundle: &HostPath) -> Bundle {
+    root.read(&bundle.join(b"config.json"), CONFIG_MAX)
+        .map_or(Bundle::Unfinished, |text| parse(id, bundle, &text))
+}
+
+fn parse(id: &str, bundle: &HostPath, text: &[u8]) -> Bundle {
+    match serde_json::from_slice(text) {
+        Ok(config) => container(id, bundle, &config).map_or(Bundle::Other, Bundle::Container),
+        Err(_) => Bundle::Unfinished,
+    }
 }
 
 /// The container of that id.
@@ -84,7 +123,10 @@ pub fn find(root: &Root, id: &str) -> Option<NodeContainer> {
     }
     BUNDLES.iter().find_map(|(dir, below)| {
         let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
-        container(id, &bundle, &root.read(&bundle.join(b"config.json"), CONFIG_MAX).ok()?)
+        match at(root, id, &bundle) {
+            Bundle::Container(container) => Some(container),
+            Bundle::Other | Bundle::Unfinished => None,
+        }
     })
 }
 
@@ -98,8 +140,7 @@ pub fn first_pid(root: &Root, container: &NodeContainer) -> Option<u32> {
     std::str::from_utf8(&text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-fn container(id: &str, bundle: &HostPath, text: &[u8]) -> Option<NodeContainer> {
-    let config: Config = serde_json::from_slice(text).ok()?;
+fn container(id: &str, bundle: &HostPath, config: &Config) -> Option<NodeContainer> {
     let noted = |names: [&str; 2]| names.iter().find_map(|name| config.annotations.get(*name)).cloned();
     let kind = noted(["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"])?;
     if kind != "container" {
@@ -145,7 +186,7 @@ pub fn written_out(reference: &str) -> String {
 /// What the fuzzers give to the readers of a bundle's configuration, and of image references.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    crate::fuzz::used(container("1", &HostPath::from("/run/b/1"), bytes));
+    crate::fuzz::used(parse("1", &HostPath::from("/run/b/1"), bytes));
     if let Ok(text) = std::str::from_utf8(bytes) {
         let whole = written_out(text);
         assert_eq!(written_out(&whole), whole, "what is written out stays as it is");
@@ -154,7 +195,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{NodeContainer, container, written_out};
+    use super::{Bundle, NodeContainer, parse, written_out};
     use crate::model::HostPath;
 
     #[test]
@@ -186,15 +227,16 @@ mod tests {
             rootfs: HostPath::from("/run/b/1/rootfs"),
             config: HostPath::from("/run/b/1/config.json"),
         };
-        assert_eq!(container("1", &bundle, containerd), Some(expected.clone()));
+        let parse = |text: &[u8]| parse("1", &bundle, text);
+        assert_eq!(parse(containerd), Bundle::Container(expected.clone()));
         let crio = br#"{"root": {"path": "/var/lib/x/merged"}, "annotations": {
             "io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.container.name": "proxy",
             "io.kubernetes.pod.namespace": "n", "io.kubernetes.pod.name": "p",
             "io.kubernetes.pod.uid": "u", "io.kubernetes.cri-o.ImageName": "docker.io/a/b:1"}}"#;
         let rootfs = HostPath::from("/var/lib/x/merged");
-        assert_eq!(container("1", &bundle, crio), Some(NodeContainer { rootfs, ..expected }));
+        assert_eq!(parse(crio), Bundle::Container(NodeContainer { rootfs, ..expected }));
         let sandbox = br#"{"root": {"path": "rootfs"}, "annotations": {"io.kubernetes.cri.container-type": "sandbox"}}"#;
-        assert_eq!(container("1", &bundle, sandbox), None);
-        assert_eq!(container("1", &bundle, b"{"), None);
+        assert_eq!(parse(sandbox), Bundle::Other);
+        assert_eq!(parse(&containerd[..40]), Bundle::Unfinished);
     }
 }

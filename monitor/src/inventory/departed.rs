@@ -1,16 +1,16 @@
 //! Installers as they were while they ran. One that is stopped takes away what it installed and ends; by the time its acts are judged its process is
 //! gone, and so is what its container lived by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::attribution::ExeHashes;
+use crate::attribution::{ExeHashes, cgroup};
 use crate::baseline::{PodWriter, Root};
-use crate::inventory::containers::{self, NodeContainer};
+use crate::inventory::containers::{self, Bundle, NodeContainer};
 use crate::inventory::inodes;
 use crate::inventory::procs::Proc;
-use crate::model::InodeKey;
+use crate::model::{HostPath, InodeKey};
 
 /// How long one that is gone is remembered: longer than its last acts may wait to be judged.
 const KEPT: Duration = Duration::from_secs(300);
@@ -35,51 +35,68 @@ pub(super) struct Note {
 pub(super) struct Departed {
     writers: Vec<Arc<PodWriter>>,
     notes: BTreeMap<String, Note>,
-    /// When the directories of bundles last changed.
-    changed: Vec<Option<SystemTime>>,
-    /// Some container was not started yet.
-    pending: bool,
+    /// Containers that are no installer's, as long as they are there.
+    others: BTreeSet<String>,
 }
 
 impl Departed {
     /// Takes over what the accepted baselines declare.
     pub(super) fn declare(&mut self, writers: impl IntoIterator<Item = Arc<PodWriter>>) {
         self.writers = writers.into_iter().filter(|writer| writer.namespace.is_some()).collect();
-        self.changed.clear();
+        self.others.clear();
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Note> {
         self.notes.get(id)
     }
 
-    /// Looks which of their containers run, if any came or went.
+    /// Looks which of their containers run. Reads a container's configuration until it is known what it is for.
     pub(super) fn look(&mut self, root: &Root, proc: &Proc, hashes: &mut ExeHashes) {
-        self.notes.retain(|_, note| note.gone.is_none_or(|gone| gone.elapsed() < KEPT));
         if self.writers.is_empty() {
             return;
         }
-        let changed: Vec<_> = containers::bundles().map(|dir| root.modified(&dir)).collect();
-        if changed == self.changed && !self.pending {
-            return;
-        }
-        self.changed = changed;
-        self.pending = false;
-        let running = containers::read(root);
+        let bundles: BTreeMap<String, HostPath> = containers::list(root).into_iter().collect();
+        self.others.retain(|id| bundles.contains_key(id));
         for (id, note) in &mut self.notes {
-            if running.iter().all(|container| container.id != *id) {
-                note.gone.get_or_insert_with(Instant::now);
+            let gone = !bundles.contains_key(id);
+            note.gone = gone.then(|| note.gone.unwrap_or_else(Instant::now));
+        }
+        self.notes.retain(|_, note| note.gone.is_none_or(|gone| gone.elapsed() < KEPT));
+        for (id, bundle) in bundles {
+            if self.notes.contains_key(&id) || self.others.contains(&id) {
+                continue;
+            }
+            match containers::at(root, &id, &bundle) {
+                // The runtime has not written it yet: next time.
+                Bundle::Unfinished => {}
+                Bundle::Container(container) if self.has(&container) => {
+                    self.remember(root, proc, hashes, container);
+                }
+                Bundle::Container(_) | Bundle::Other => _ = self.others.insert(id),
             }
         }
-        for container in running {
-            let writer = self.writers.iter().find(|writer| writer.containers.contains(&container.name));
-            let Some(writer) = writer.filter(|_| !self.notes.contains_key(&container.id)) else { continue };
-            match note(root, proc, hashes, container, writer) {
-                Some(note) if self.notes.len() < NOTES_MAX => {
-                    self.notes.insert(note.container.id.clone(), note);
-                }
-                Some(_) => {}
-                None => self.pending = true,
-            }
+    }
+
+    /// Whether it is an installer's, by its name.
+    fn has(&self, container: &NodeContainer) -> bool {
+        self.writers.iter().any(|writer| writer.containers.contains(&container.name))
+    }
+
+    /// Notes an installer's container, if it can be: its process may not run yet.
+    pub(super) fn remember(
+        &mut self,
+        root: &Root,
+        proc: &Proc,
+        hashes: &mut ExeHashes,
+        container: NodeContainer,
+    ) {
+        let writer = self.writers.iter().find(|writer| writer.containers.contains(&container.name));
+        let Some(writer) = writer else { return };
+        if self.notes.len() < NOTES_MAX
+            && !self.notes.contains_key(&container.id)
+            && let Some(note) = note(root, proc, hashes, container, writer)
+        {
+            self.notes.insert(note.container.id.clone(), note);
         }
     }
 }
@@ -92,6 +109,11 @@ fn note(
     writer: &PodWriter,
 ) -> Option<Note> {
     let pid = containers::first_pid(root, &container)?;
+    // Another's by now, if it has ended.
+    let cgroup = cgroup::parse(&proc.cgroup(pid)?)?;
+    if cgroup.container_id.as_ref() != Some(&container.id) {
+        return None;
+    }
     let started = proc.ticks_to_ns(proc.stat(pid).ok()?.start_ticks);
     let mount_ns = proc.mount_ns(pid)?;
     let path = container.rootfs.join(writer.exe.as_bytes().strip_prefix(b"/")?);

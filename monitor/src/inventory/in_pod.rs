@@ -69,10 +69,15 @@ impl InPods {
         if let Some(reason) = misplaced(&container, writer, pod_uid) {
             return Lawful::No(reason);
         }
-        match self.first_process(actor, &container) {
+        let lawful = match self.first_process(actor, &container) {
             Lawful::Yes => self.is_sealed(actor, writer, &container),
             other => other,
+        };
+        if lawful == Lawful::Yes && writer.namespace.is_some() {
+            // It may have come since this was looked for last, and be gone by the time its next act is judged.
+            self.departed.remember(&self.root, &self.proc, &mut self.hashes, container);
         }
+        lawful
     }
 
     fn container_of(&self, actor: &Actor) -> Result<NodeContainer, Lawful> {
@@ -231,7 +236,7 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     use super::{InPods, PodWriter};
-    use crate::baseline::Root;
+    use crate::baseline::{self, Root};
     use crate::inventory::inodes;
     use crate::inventory::procs::Proc;
     use crate::inventory::writers::Lawful;
@@ -263,6 +268,10 @@ mod tests {
             node.container('b', POD, "app", 4300);
             node.process(FIRST, 987_600, 0);
             node.process(4300, 987_600, 0);
+            for (pid, id) in [(FIRST, "a"), (4300, "b")] {
+                let cgroup = format!("0::/kubepods/burstable/pod{POD}/{}\n", id.repeat(64));
+                fs::write(node.dir.path().join(format!("proc/{pid}/cgroup")), cgroup).unwrap();
+            }
             node
         }
 
@@ -315,6 +324,17 @@ mod tests {
             actor
         }
 
+        /// The agent as what installs on the node.
+        fn installer(&self) -> Arc<baseline::PodWriter> {
+            Arc::new(baseline::PodWriter {
+                name: "installer".to_owned(),
+                exe: self.exe.clone(),
+                sha256: self.sha256,
+                containers: self.containers.clone(),
+                namespace: Some("mesh".to_owned()),
+            })
+        }
+
         fn judge(&self, actor: &Actor, pod: Option<&str>) -> Lawful {
             self.judge_in(actor, None, pod)
         }
@@ -324,6 +344,15 @@ mod tests {
                 PodWriter { exe: &self.exe, sha256: &self.sha256, containers: &self.containers, namespace };
             let root = Root::open(self.dir.path()).unwrap();
             InPods::new(root, self.proc()).is_lawful(actor, &writer, pod)
+        }
+    }
+
+    fn of(declared: &baseline::PodWriter) -> PodWriter<'_> {
+        PodWriter {
+            exe: &declared.exe,
+            sha256: &declared.sha256,
+            containers: &declared.containers,
+            namespace: declared.namespace.as_deref(),
         }
     }
 
@@ -352,13 +381,7 @@ mod tests {
     #[test]
     fn an_installer_that_is_gone_is_known_by_what_it_was() {
         let node = Node::new();
-        let declared = Arc::new(crate::baseline::PodWriter {
-            name: "installer".to_owned(),
-            exe: node.exe.clone(),
-            sha256: node.sha256,
-            containers: node.containers.clone(),
-            namespace: Some("mesh".to_owned()),
-        });
+        let declared = node.installer();
         let mut in_pods = InPods::new(Root::open(node.dir.path()).unwrap(), node.proc());
         in_pods.declare([Arc::clone(&declared)]);
         in_pods.look();
@@ -368,15 +391,7 @@ mod tests {
         fs::remove_dir_all(node.dir.path().join("proc")).unwrap();
         node.process(FIRST, 999_999, 77);
         in_pods.look();
-        let mut judge = |actor: &Actor| {
-            let writer = PodWriter {
-                exe: &declared.exe,
-                sha256: &declared.sha256,
-                containers: &declared.containers,
-                namespace: declared.namespace.as_deref(),
-            };
-            in_pods.is_lawful(actor, &writer, None)
-        };
+        let mut judge = |actor: &Actor| in_pods.is_lawful(actor, &of(&declared), None);
         assert_eq!(judge(&actor), Lawful::Yes);
         let later = Actor { start_boottime: node.proc().ticks_to_ns(999_999), ..actor.clone() };
         assert_eq!(judge(&later), no("is not the pid 4242 that container istio-proxy began with"));
@@ -388,6 +403,34 @@ mod tests {
         assert_eq!(judge(&other), Lawful::Unknown("the hash of the actor's executable is not known".into()));
         let child = Actor { tgid: 4500, pid: 4500, ..actor };
         assert_eq!(judge(&child), no("is not the first process of container istio-proxy, which is pid 4242"));
+    }
+
+    #[test]
+    fn an_installer_is_noted_by_its_first_act_or_when_its_bundle_is_written() {
+        let node = Node::new();
+        let declared = node.installer();
+        for by_its_act in [true, false] {
+            let node = Node::new();
+            let config = node.dir.path().join(BUNDLES).join("a".repeat(64)).join("config.json");
+            let written = fs::read(&config).unwrap();
+            let mut in_pods = InPods::new(Root::open(node.dir.path()).unwrap(), node.proc());
+            in_pods.declare([Arc::clone(&declared)]);
+            fs::write(&config, &written[..written.len() / 2]).unwrap();
+            in_pods.look();
+            fs::write(&config, &written).unwrap();
+            let actor = node.actor();
+            if by_its_act {
+                assert_eq!(in_pods.is_lawful(&actor, &of(&declared), None), Lawful::Yes);
+            } else {
+                in_pods.look();
+            }
+            fs::remove_dir_all(node.dir.path().join(BUNDLES)).unwrap();
+            assert_eq!(
+                in_pods.is_lawful(&actor, &of(&declared), None),
+                Lawful::Yes,
+                "by its act: {by_its_act}"
+            );
+        }
     }
 
     #[test]
