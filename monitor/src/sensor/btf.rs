@@ -2,7 +2,7 @@
 //!
 //! Bounded: it never follows a reference without a limit on how often, and never reads beyond what it was given.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use monitor_ebpf::Layout;
 use monitor_ebpf::layout::{MISSING, Source};
@@ -183,7 +183,7 @@ impl Btf {
         let mut id = self.named(&self.structs, parts.next()?)?;
         let mut found = Member { offset: 0, width: 0 };
         for part in parts {
-            let (offset, inner) = self.member_of(id, part.as_bytes(), 0)?;
+            let (offset, inner) = self.member_of(id, part.as_bytes(), &mut Searched::default())?;
             id = self.strip(inner)?;
             found = Member { offset: found.offset.checked_add(offset)?, width: self.width(id, 0) };
         }
@@ -197,25 +197,27 @@ impl Btf {
         let mut id = self.named(&self.structs, parts.next()?)?;
         let mut through = false;
         for part in parts {
-            through |= self.through_union(id, part.as_bytes(), 0)?;
-            id = self.strip(self.member_of(id, part.as_bytes(), 0)?.1)?;
+            through |= self.through_union(id, part.as_bytes(), &mut Searched::default())?;
+            id = self.strip(self.member_of(id, part.as_bytes(), &mut Searched::default())?.1)?;
         }
         Some(through)
     }
 
-    fn through_union(&self, id: u32, name: &[u8], depth: u32) -> Option<bool> {
+    fn through_union(&self, id: u32, name: &[u8], searched: &mut Searched) -> Option<bool> {
         let (kind, count, _) = self.info(id)?;
-        if (kind != KIND_STRUCT && kind != KIND_UNION) || depth > MAX_DEPTH {
+        if (kind != KIND_STRUCT && kind != KIND_UNION) || !searched.may_enter(id) {
             return None;
         }
-        (0..count as usize).find_map(|index| {
+        let found = (0..count as usize).find_map(|index| {
             let (member, type_id) = (self.word(id, 12 + index * 12)?, self.word(id, 16 + index * 12)?);
             if member == 0 {
-                let inner = self.through_union(self.strip(type_id)?, name, depth + 1)?;
+                let inner = self.through_union(self.strip(type_id)?, name, searched)?;
                 return Some(inner || kind == KIND_UNION);
             }
             (string(&self.strings, member) == name).then_some(kind == KIND_UNION)
-        })
+        });
+        searched.leave();
+        found
     }
 
     /// The position of a function's parameter.
@@ -315,23 +317,44 @@ impl Btf {
     }
 
     /// Offset and type of a member. `None` for bit fields.
-    fn member_of(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+    fn member_of(&self, id: u32, name: &[u8], searched: &mut Searched) -> Option<(u32, u32)> {
         let (kind, count, bits) = self.info(id)?;
-        if (kind != KIND_STRUCT && kind != KIND_UNION) || depth > MAX_DEPTH {
+        if (kind != KIND_STRUCT && kind != KIND_UNION) || !searched.may_enter(id) {
             return None;
         }
-        (0..count as usize).find_map(|index| {
+        let found = (0..count as usize).find_map(|index| {
             let at = 12 + index * 12;
             let (member, type_id, offset) =
                 (self.word(id, at)?, self.word(id, at + 4)?, self.word(id, at + 8)?);
             let (offset, width) = if bits { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
             if member == 0 {
-                let (inner, found) = self.member_of(self.strip(type_id)?, name, depth + 1)?;
+                let (inner, found) = self.member_of(self.strip(type_id)?, name, searched)?;
                 return Some((inner.checked_add(offset / 8)?, found));
             }
             let here = string(&self.strings, member) == name && width == 0 && offset % 8 == 0;
             here.then_some((offset / 8, type_id))
-        })
+        });
+        searched.leave();
+        found
+    }
+}
+
+/// Structures and unions that were searched for one member: none is searched twice, however many anonymous ones hold each other.
+#[derive(Debug, Default)]
+struct Searched {
+    types: HashSet<u32>,
+    depth: u32,
+}
+
+impl Searched {
+    fn may_enter(&mut self, id: u32) -> bool {
+        let new = self.depth <= MAX_DEPTH && self.types.insert(id);
+        self.depth += u32::from(new);
+        new
+    }
+
+    const fn leave(&mut self) {
+        self.depth -= 1;
     }
 }
 
@@ -399,6 +422,23 @@ mod tests {
         assert_eq!(btf.argument("bpf_lsm_f", "n"), Some(1));
         assert_eq!(btf.argument("bpf_lsm_f", "m"), None);
         assert_eq!(btf.argument("bpf_lsm_g", "n"), None);
+    }
+
+    /// `struct a` of many anonymous members, each of which is `struct a` again.
+    #[test]
+    fn what_holds_itself_many_times_is_searched_once() {
+        let mut bytes = MAGIC.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        let mut types: Vec<u32> = vec![1, KIND_STRUCT << 24 | 1000, 8];
+        types.extend([0, 1, 0].repeat(1000));
+        let strings = b"\0a\0";
+        for word in [24, 0, types.len() * 4, types.len() * 4, strings.len()] {
+            bytes.extend(u32::try_from(word).unwrap().to_ne_bytes());
+        }
+        bytes.extend(types.iter().flat_map(|word| word.to_ne_bytes()));
+        bytes.extend(strings);
+        let btf = Btf::parse(&bytes).unwrap();
+        assert_eq!((btf.member("a.x"), btf.in_union("a.x")), (None, None));
     }
 
     #[test]
