@@ -25,29 +25,8 @@ mod report;
 mod route;
 mod schedule;
 mod slots;
-/// Each object of a baseline that has a place on this node.
-fn each_object(baseline: &AcceptedBaseline, resolved: &[Resolved], mut take: impl FnMut(Sealed)) {
-    let source = Arc::new(Source {
-        name: baseline.name.clone(),
-        revision: baseline.revision,
-        commit: baseline.source_commit.clone(),
-        writers: baseline.writers.to_vec(),
-    });
-    let of_it = |one: &&Resolved| one.baseline == baseline.name && one.revision == baseline.revision;
-    let resolved = resolved.iter().filter(of_it);
-    let own = std::iter::once((&baseline.objects, None));
-    for (objects, concrete) in own.chain(resolved.map(|one| (&one.objects, Some(&one.container)))) {
-        let container = concrete.cloned().flatten();
-        let lot = Arc::new(Lot { objects: Arc::clone(objects), source: Arc::clone(&source), container });
-        for at in 0..u32::try_from(objects.len()).unwrap_or(u32::MAX) {
-            let sealed = Sealed { lot: Arc::clone(&lot), at };
-            if concrete.is_some() || sealed.rule.anchor.is_host() {
-                take(sealed);
-            }
-        }
-    }
-}
-
+mod sweep;
+mod take_up;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -73,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use crate::baseline::secret::SecretKey;
 use crate::baseline::{AcceptedBaseline, Context, ObserveError, Root, SealedObject};
 use crate::inventory::handles::Handles;
-use crate::model::{Draft, HostPath, Observation, Record, RecordBody, Severity, Target, Time};
+use crate::model::{Draft, HostPath, Observation, Record, Target, Time};
 use crate::sensor::{Sensor, SensorEvent};
 use crate::status::Query;
 
@@ -85,8 +64,9 @@ use self::proof::Proofs;
 pub use self::schedule::SETTLE;
 use self::schedule::Schedule;
 use self::slots::{Ix, Slots};
+use self::sweep::Sweep;
 use self::topology::Ways;
-use self::unit::{Lot, Sealed, Source, Unit};
+use self::unit::Unit;
 use self::units::Units;
 use self::violations::Book;
 pub use self::world::{AgentFacts, MeshFiles, World};
@@ -152,13 +132,6 @@ pub struct Container {
     pub target: Target,
 }
 
-/// An object that is to be judged, and by what.
-struct Wanted {
-    sealed: Sealed,
-    /// As the revision before sealed it, and until when that counts too.
-    before: Option<(Sealed, Instant)>,
-}
-
 /// The judge's inputs.
 #[derive(Debug)]
 pub struct Inputs {
@@ -215,33 +188,6 @@ pub struct Judge {
     posture_due: Instant,
     /// Something happened since it was last looked at.
     posture_stale: bool,
-}
-
-/// A verification of many units.
-#[derive(Debug)]
-struct Sweep {
-    reason: String,
-    since: Instant,
-    left: std::collections::HashSet<Ix>,
-    total: u64,
-}
-
-impl Sweep {
-    fn new(reason: &str) -> Self {
-        Self {
-            reason: reason.to_owned(),
-            since: Instant::now(),
-            left: std::collections::HashSet::new(),
-            total: 0,
-        }
-    }
-
-    /// Waits for one more; `false` if it did already.
-    fn expect(&mut self, ix: Ix) -> bool {
-        let fresh = self.left.insert(ix);
-        self.total += u64::from(fresh);
-        fresh
-    }
 }
 
 /// Looks without an explanation before the finding is told without one.
@@ -380,27 +326,6 @@ impl Judge {
         }
         let far = if self.may_scrub() { self.scrub_at.min(far) } else { far };
         self.schedule.next().map_or(far, |due| due.min(far))
-    }
-
-    /// A scrub leaves one worker free for what is touched meanwhile.
-    fn may_scrub(&self) -> bool {
-        !self.scrub.is_empty() && self.looks.len() < self.options.workers.saturating_sub(1).max(1)
-    }
-
-    /// The next unit of the scrub, if the budget allows it.
-    fn next_scrubbed(&mut self, now: Instant) -> Option<Ix> {
-        if !self.may_scrub() {
-            return None;
-        }
-        let ix = *self.scrub.front()?;
-        let bytes = self.units.get(ix).map_or(0, |unit| crate::baseline::verify::size(unit.object()));
-        match self.budget.take(bytes, now) {
-            Ok(()) => self.scrub.pop_front(),
-            Err(later) => {
-                self.scrub_at = later;
-                None
-            }
-        }
     }
 
     /// Hands on what is to be recorded. Waits while the journal cannot take it; whoever asks is answered meanwhile.
@@ -560,121 +485,6 @@ impl Judge {
                     }
                 }
             }
-        }
-    }
-
-    /// Units of these baselines, and no others.
-    fn take_up(&mut self, baselines: Vec<Arc<AcceptedBaseline>>, resolved: &[Resolved]) {
-        self.unsealed.due = true;
-        let mut wanted = std::collections::HashMap::new();
-        for baseline in &baselines {
-            each_object(baseline, resolved, |sealed| {
-                wanted.insert(sealed.path.clone(), Wanted { sealed, before: None });
-            });
-            let Some(before) = &baseline.before else { continue };
-            let until = Instant::now() + baseline.transition_left(Time::now());
-            each_object(before, resolved, |sealed| {
-                if let Some(wanted) = wanted.get_mut(&sealed.path).filter(|now| now.sealed.differs(&sealed)) {
-                    wanted.before = Some((sealed, until));
-                }
-            });
-        }
-        for ix in self.units.indices() {
-            let Some(unit) = self.units.get_mut(ix) else { continue };
-            match wanted.remove(&unit.object().path) {
-                Some(Wanted { sealed, before }) => {
-                    let other = unit.sealed().differs(&sealed);
-                    let anew = **unit.source() != *sealed.lot.source;
-                    // Once as the new revision seals it, it does not go back.
-                    if anew && before.is_some() {
-                        unit.apart_mut().before = before;
-                    }
-                    unit.dirty |= anew || other;
-                    if other && unit.seen().is_some() {
-                        unit.apart_mut().resealed = true;
-                    }
-                    unit.seal(sealed);
-                }
-                None => self.forget(ix),
-            }
-        }
-        // Parents before children, so that a directory hands its slot down while its files are taken up.
-        let mut fresh: Vec<_> = wanted.into_values().collect();
-        fresh.sort_by(|a, b| a.sealed.path.cmp(&b.sealed.path));
-        for Wanted { sealed, before } in fresh {
-            self.ways.hold(&sealed.path);
-            let mut unit = Unit::new(sealed);
-            if before.is_some() {
-                unit.apart_mut().before = before;
-            }
-            self.units.insert(unit);
-        }
-        // Where one has the same name in both, the newer one counts.
-        let before = baselines.iter().filter_map(|baseline| baseline.before.as_ref());
-        let writers: Vec<_> =
-            before.chain(&baselines).flat_map(|baseline| baseline.writers.iter().cloned()).collect();
-        self.world.declare(&writers);
-        self.baselines = baselines;
-        self.route_earlier();
-        let dirty = self.units.iter().filter(|(_, unit)| unit.dirty).map(|(ix, _)| ix).collect();
-        self.sweep("baseline", dirty);
-    }
-
-    /// What nothing happened to is looked at within the budget, and leaves posture alone meanwhile.
-    fn verify_all(&mut self, reason: &str) {
-        let calm = |unit: &Unit| !unit.dirty && unit.standing != unit::Standing::Unverified;
-        let (calm, pressing) =
-            self.units.indices().into_iter().partition(|ix| self.units.get(*ix).is_some_and(calm));
-        self.sweep(reason, pressing);
-        let scrub = self.scrubbing.get_or_insert_with(|| Sweep::new(reason));
-        let calm: Vec<Ix> = calm;
-        self.scrub.extend(calm.into_iter().filter(|ix| scrub.expect(*ix)));
-    }
-
-    /// Records a sweep or scrub that is done.
-    fn settle_sweep(&mut self) {
-        while self.answers.try_join_next().is_some() {}
-        if let Some(scrub) = self.scrubbing.take_if(|scrub| scrub.left.is_empty()) {
-            self.swept(scrub);
-        }
-        let Some(sweep) = self.sweep.take_if(|sweep| sweep.left.is_empty()) else { return };
-        self.backlog.shrink_to_fit();
-        self.swept(sweep);
-        if let Some(live) = self.first_done.take() {
-            // Nobody waits any more: the agent is stopping.
-            live.send(()).unwrap_or_default();
-            self.sensor.relieve();
-        }
-    }
-
-    fn swept(&mut self, sweep: Sweep) {
-        if sweep.total == 0 {
-            return;
-        }
-        let counted =
-            |standing| self.units.iter().filter(|(_, unit)| unit.standing == standing).count() as u64;
-        let body = RecordBody::ObjectVerified {
-            reason: sweep.reason,
-            objects: sweep.total,
-            intact: counted(unit::Standing::Intact),
-            violated: counted(unit::Standing::Violated),
-            duration_ms: u64::try_from(sweep.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        self.out.push(Draft::now(Severity::Info, body));
-    }
-
-    /// Looks at these units when there is time, and records when all are done.
-    fn sweep(&mut self, reason: &str, units: Vec<Ix>) {
-        let left = self.sweep.take().map(|sweep| sweep.left).unwrap_or_default();
-        let mut sweep = Sweep { total: left.len() as u64, left, ..Sweep::new(reason) };
-        self.backlog.extend(units.into_iter().filter(|ix| sweep.expect(*ix)));
-        self.sweep = Some(sweep);
-    }
-
-    /// The unit has been looked at, or is no more.
-    fn not_expected(&mut self, ix: Ix) {
-        for sweep in [&mut self.sweep, &mut self.scrubbing].into_iter().flatten() {
-            sweep.left.remove(&ix);
         }
     }
 }

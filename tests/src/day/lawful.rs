@@ -407,11 +407,23 @@ impl Day {
         let accepted = self.agent.find("acceptance", |record| {
             record["kind"] == "baseline.accepted" && record["name"] == name && record["revision"] == revision
         })?;
-        // What is published before everything was looked at under it is taken in without a word.
-        self.agent.find("that all was verified", |record| {
-            record["kind"] == "object.verified" && record["seq"].as_u64() > accepted["seq"].as_u64()
-        })?;
-        Ok(())
+        // What is published before everything was looked at under it is taken in without a word. A record that all was verified may be of
+        // another sweep, which was under way.
+        let since = accepted["time"].as_str().context("no time")?;
+        let looked_at = |object: &Value| {
+            let verified = object["last_verified"].as_str().is_some_and(|at| at > since);
+            object["revision"] == revision && (verified || object["state"] == "unverified")
+        };
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let objects = self.agent.objects()?;
+            let Some(object) = objects.iter().find(|object| object["baseline"] == name && !looked_at(object))
+            else {
+                return Ok(());
+            };
+            ensure!(Instant::now() < until, "not looked at under {name} revision {revision}: {object}");
+            pause(Duration::from_millis(50));
+        }
     }
 
     /// Proxies and people read all day.
