@@ -4,6 +4,7 @@
 //! questions, then the sensor stops, the judge settles what it has, the recorder drains, the journal signs its last
 //! checkpoint, and the exporters get what time is left.
 
+mod attend;
 mod baselines;
 mod events;
 mod first_use;
@@ -26,22 +27,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::baseline::secret::SecretKey;
 use crate::baseline::{Context, Error, Root};
-use crate::config::reload::{Watcher, needs_restart, relaxes};
-use crate::config::{self, Baselines, Config};
+use crate::config::{Baselines, Config};
 use crate::export::summary::{self, Summed};
 use crate::export::{ExportError, Exporter, Policy, Resource};
-use crate::inventory::api::{self, Cluster, Known, Remembered};
-use crate::inventory::mesh::CniDirs;
+use crate::inventory::api::{self, Known, Remembered};
 use crate::journal::{Journal, JournalHandle, Options, Reader, Recovered};
-use crate::judge::{self, Command, Inputs, Judge, World as _};
+use crate::judge::{self, Inputs, Judge};
 use crate::model::{Coverage, Draft, GapBody, Record, RecordBody, Rung, Severity, Time};
-use crate::profile::Layout;
 use crate::sensor::Health;
-use crate::status::{Query, Server, Socket};
+use crate::status::{Server, Socket};
 
+use self::attend::{Agent, send};
 use self::baselines::Keeper;
 use self::events::Events;
-use self::first_use::{FirstUse, Means};
+use self::first_use::FirstUse;
 use self::pods::Pods;
 use self::recorder::Opened;
 use self::world::Node;
@@ -52,10 +51,6 @@ const EVENTS: usize = 16_384;
 const BATCHES: usize = 256;
 /// Questions waiting for the judge.
 const QUERIES: usize = 64;
-/// How often kubelet, mesh files and expiry are looked at.
-const HOUSEKEEPING: Duration = Duration::from_secs(15);
-/// How often pods and containers are looked for, where a baseline names any.
-const PODS: Duration = Duration::from_secs(1);
 /// How long a stop waits for the journal to take what is left.
 const DRAIN: Duration = Duration::from_secs(15);
 /// Parallel looks.
@@ -263,264 +258,6 @@ fn signals() -> std::io::Result<impl Future<Output = String>> {
             _ = interrupt.recv() => "SIGINT".to_owned(),
         }
     })
-}
-
-/// What goes on beside the data path: config and baselines, housekeeping, signals.
-struct Agent {
-    config: Config,
-    /// Why the last reload was refused.
-    refused: Option<String>,
-    keeper: Keeper,
-    /// The cluster's, as the judge has it.
-    secret_key: Option<Arc<SecretKey>>,
-    /// Where the config asks for it.
-    first_use: Option<FirstUse>,
-    queries: mpsc::Sender<Query>,
-    /// Where pods are looked for.
-    root: Root,
-    pods: Pods,
-    node: Arc<Node>,
-    exporter: Arc<Mutex<Exporter>>,
-    /// Cluster and node as the Kubernetes API tells them, and where that is kept.
-    cluster: watch::Receiver<Cluster>,
-    remembered: Remembered,
-    drafts: mpsc::Sender<Vec<Draft>>,
-    commands: mpsc::Sender<Command>,
-    /// The judge was told of baselines or pods since memory was last given back.
-    told: bool,
-}
-
-impl Agent {
-    /// Attends to everything until it is dropped; ends by itself only where it cannot, and tells why.
-    async fn attend(mut self, live: oneshot::Receiver<()>, ready: watch::Sender<bool>) -> String {
-        self.tell_judge().await;
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut pods = tokio::time::interval(PODS);
-        pods.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut live = std::pin::pin!(live);
-        let mut waiting = true;
-        let mut watcher = match Watcher::new(self.config.watched_paths()) {
-            Ok(watcher) => watcher,
-            Err(e) => return format!("cannot listen for SIGHUP: {e}"),
-        };
-        loop {
-            tokio::select! {
-                done = &mut live, if waiting => {
-                    waiting = false;
-                    if done.is_ok() {
-                        memory::trim();
-                        ready.send_replace(true);
-                        announce();
-                    }
-                }
-                _ = housekeeping.tick() => {
-                    self.housekeeping().await;
-                    if std::mem::take(&mut self.told) {
-                        memory::trim();
-                    }
-                }
-                _ = pods.tick() => {
-                    if self.look_for_pods().await {
-                        self.tell().await;
-                    }
-                    send(&self.drafts, self.node.writer_changes()).await;
-                }
-                Ok(()) = self.cluster.changed() => self.cluster_told().await,
-                _ = watcher.changed() => {
-                    self.reload().await;
-                    watcher.set_paths(self.config.watched_paths());
-                }
-            }
-        }
-    }
-
-    /// All baselines in force and what they are on this node, for the judge.
-    async fn tell_judge(&mut self) {
-        self.look_for_pods().await;
-        self.tell().await;
-    }
-
-    async fn tell(&mut self) {
-        self.told = true;
-        let mut uncertain = Vec::new();
-        let broken = self.first_use.as_ref().is_some_and(FirstUse::is_broken);
-        uncertain.extend((self.keeper.refused() || broken).then(|| "baseline_rejected".to_owned()));
-        uncertain.extend(self.pods.unclear().then(|| "pods_unclear".to_owned()));
-        let (mut baselines, resolved) = (self.keeper.in_force(), self.pods.resolved());
-        let first_use = self.first_use.as_ref().and_then(|known| known.beside(&baselines, &resolved));
-        baselines.extend(first_use);
-        let baselines = Command::Baselines(baselines, resolved);
-        for command in [Command::Uncertain(uncertain), baselines] {
-            if self.commands.send(command).await.is_err() {
-                tracing::error!("the judge is gone");
-            }
-        }
-    }
-
-    /// The Kubernetes API told which cluster and node this is: baselines for them may be accepted now.
-    async fn cluster_told(&mut self) {
-        let cluster = self.cluster.borrow_and_update().clone();
-        if let Err(e) = self.remembered.write(&self.config.node, &cluster) {
-            tracing::warn!(error = %e, "cluster and labels cannot be kept: the next start does not know them");
-        }
-        self.exporter.lock().await.set_cluster_uid(cluster.uid.clone());
-        self.keeper.set_cluster(cluster);
-        let drafts = self.keeper.offer_all(&self.config.baselines);
-        send(&self.drafts, drafts).await;
-        self.tell_judge().await;
-    }
-
-    /// Looks which pods and containers are on the node; whether anything changed.
-    async fn look_for_pods(&mut self) -> bool {
-        let mut pods =
-            std::mem::replace(&mut self.pods, Pods::new(self.root.clone(), Arc::clone(&self.node.api)));
-        let (node, baselines) = (Arc::clone(&self.node), self.keeper.with_those_before());
-        let looked = tokio::task::spawn_blocking(move || {
-            node.look_for_writers();
-            let changed = pods.refresh(&node.kubelet_root(), &baselines);
-            (pods, changed)
-        });
-        match looked.await {
-            Ok((pods, changed)) => {
-                self.pods = pods;
-                changed
-            }
-            Err(e) => {
-                tracing::error!(error = %e, "pods could not be looked for");
-                false
-            }
-        }
-    }
-
-    /// Something the config names, or the config itself, changed. Taken whole or not at all; never relaxes.
-    async fn reload(&mut self) {
-        let mut drafts = Vec::new();
-        let refused = match config::load(&self.config.candidates) {
-            Err(e) => Some(e.to_string()),
-            Ok(new) => self.take_up(new, &mut drafts).await,
-        };
-        if refused != self.refused
-            && let Some(reason) = refused.clone()
-        {
-            drafts.push(Draft::now(Severity::High, RecordBody::ConfigRejected { file: self.file(), reason }));
-        }
-        self.refused = refused;
-        if self.refused.is_none() {
-            drafts.extend(self.keeper.offer_all(&self.config.baselines));
-        }
-        send(&self.drafts, drafts).await;
-        self.tell_judge().await;
-    }
-
-    fn file(&self) -> String {
-        self.config.file.as_ref().map_or_else(String::new, |file| file.display().to_string())
-    }
-
-    /// Takes up what may change while running; says why not otherwise.
-    async fn take_up(&mut self, new: Config, drafts: &mut Vec<Draft>) -> Option<String> {
-        let keys = match Keeper::key_ids_of(&new.baselines) {
-            Ok(keys) => keys,
-            Err(e) => return Some(e.to_string()),
-        };
-        if let Some(reason) = relaxes(&self.config, &self.keeper.key_ids(&self.config.baselines), &new, &keys)
-        {
-            return Some(format!("{reason}: that takes a restart"));
-        }
-        let fixed = needs_restart(&self.config, &new);
-        if !fixed.is_empty() {
-            return Some(format!(
-                "{} cannot change while the agent runs: that takes a restart",
-                fixed.join(", ")
-            ));
-        }
-        let secret_key = match secret_key(&new.baselines) {
-            Ok(key) => key,
-            Err(e) => return Some(e.to_string()),
-        };
-        let changes = match self.exporter.lock().await.apply(&new.export).await {
-            Ok(changes) => changes,
-            Err(e) => return Some(e.to_string()),
-        };
-        if !changes.is_empty() {
-            let body = RecordBody::ConfigChanged { file: self.file(), changes };
-            drafts.push(Draft::now(Severity::Low, body));
-        }
-        if secret_key != self.secret_key {
-            self.secret_key.clone_from(&secret_key);
-            if self.commands.send(Command::SecretKey(secret_key)).await.is_err() {
-                tracing::error!("the judge is gone");
-            }
-        }
-        self.config.export = new.export;
-        self.config.baselines = new.baselines;
-        None
-    }
-
-    async fn housekeeping(&mut self) {
-        let node = Arc::clone(&self.node);
-        let refreshed = tokio::task::spawn_blocking(move || node.refresh()).await;
-        match refreshed {
-            Ok(false) => {}
-            Ok(true) => {
-                if self.commands.send(Command::Inventory).await.is_err() {
-                    tracing::error!("the judge is gone");
-                }
-            }
-            Err(e) => tracing::error!(error = %e, "the inventory could not be read"),
-        }
-        let expired = self.keeper.newly_expired(Time::now());
-        send(&self.drafts, expired).await;
-        if self.keeper.end_transitions(Time::now()) {
-            self.tell_judge().await;
-        }
-        self.learn().await;
-    }
-
-    /// What no baseline covers is trusted as it is, where the config asks for it.
-    async fn learn(&mut self) {
-        let Some(mut first_use) = self.first_use.take() else { return };
-        let (reply, answer) = oneshot::channel();
-        let asked = self.queries.send(Query::Unsealed(reply)).await;
-        let unsealed = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
-        let (node, root, config) = (Arc::clone(&self.node), self.root.clone(), self.config.clone());
-        let secret_key = self.secret_key.clone();
-        let learned = tokio::task::spawn_blocking(move || {
-            let kubelet_root = node.kubelet_root();
-            let layout = Layout { kubelet_root: kubelet_root.clone(), cni: CniDirs::find(&config.host_root) };
-            let means = Means { root, secret_key, profiles: Arc::clone(&config.profiles), layout };
-            let told = first_use.learn(&unsealed, &kubelet_root, &means);
-            (first_use, told)
-        });
-        match learned.await {
-            Ok((first_use, told)) => {
-                self.first_use = Some(first_use);
-                match told {
-                    Ok(None) => {}
-                    Ok(Some(draft)) => {
-                        send(&self.drafts, vec![draft]).await;
-                        self.tell().await;
-                    }
-                    Err(error) => tracing::error!(%error, "nothing more can be trusted on first use"),
-                }
-            }
-            Err(error) => tracing::error!(%error, "trust on first use ended"),
-        }
-    }
-}
-
-/// One line on stdout, for whoever waits for it.
-fn announce() {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    if let Err(e) = writeln!(out, "ready").and_then(|()| out.flush()) {
-        tracing::debug!(error = %e, "nobody reads stdout");
-    }
-}
-
-async fn send(drafts: &mpsc::Sender<Vec<Draft>>, batch: Vec<Draft>) {
-    if !batch.is_empty() && drafts.send(batch).await.is_err() {
-        tracing::error!("the recorder is gone: records are lost");
-    }
 }
 
 /// What the journal tells of earlier runs.
