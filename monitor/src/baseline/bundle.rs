@@ -22,7 +22,7 @@ const MAX_ENTRIES: usize = 32;
 #[serde(rename_all = "camelCase")]
 struct Bundle<'b> {
     media_type: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     verification_material: Material,
     #[serde(borrow, default)]
     dsse_envelope: Option<dsse::Envelope<'b>>,
@@ -35,7 +35,7 @@ struct Bundle<'b> {
 struct Material {
     #[serde(default)]
     public_key: Option<Hint>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     tlog_entries: Vec<Entry>,
 }
 
@@ -64,6 +64,13 @@ struct MessageSignature {
 struct MessageDigest {
     algorithm: String,
     digest: String,
+}
+
+/// In the JSON of protobuf, null is as if it were not there.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// The older form.

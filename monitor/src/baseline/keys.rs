@@ -25,8 +25,15 @@ pub struct TrustedKey {
     id: String,
     name: String,
     key: Public,
-    valid_from: Option<Time>,
-    valid_until: Option<Time>,
+    /// When it may be believed: at a time that is in one of these.
+    valid: Vec<Window>,
+}
+
+/// A time from one moment to another, as far as they are said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) from: Option<Time>,
+    pub(super) until: Option<Time>,
 }
 
 /// The key itself.
@@ -92,8 +99,10 @@ impl TrustedKey {
             }
             for file in files {
                 for key in Self::read(&file)? {
-                    if !keys.iter().any(|known| known.id == key.id) {
-                        keys.push(key);
+                    match keys.iter_mut().find(|known| known.id == key.id) {
+                        // As with ssh-keygen, one line that believes it is enough.
+                        Some(known) => known.valid.extend(key.valid),
+                        None => keys.push(key),
                     }
                 }
             }
@@ -139,7 +148,7 @@ impl TrustedKey {
         }
         .ok()?;
         let id = hex::encode(Sha256::digest(spki.as_bytes()));
-        Some(Self { id, name: String::new(), key, valid_from: None, valid_until: None })
+        Some(Self { id, name: String::new(), key, valid: vec![Window::default()] })
     }
 
     /// What people call it: the name of its file, its comment or principals. Empty if it has none.
@@ -153,18 +162,22 @@ impl TrustedKey {
         self.name = one_line(name).chars().take(MAX_NAME).collect();
     }
 
-    pub(super) fn set_valid_from(&mut self, from: Time) {
-        self.valid_from = Some(from);
+    pub(super) fn set_valid(&mut self, window: Window) {
+        self.valid = vec![window];
     }
 
-    pub(super) fn set_valid_until(&mut self, until: Time) {
-        self.valid_until = Some(until);
+    /// Whether it may be believed at any time.
+    pub(super) fn is_valid_always(&self) -> bool {
+        self.valid.contains(&Window::default())
     }
 
     /// Whether it may be believed at that time: `allowed_signers` lines can say so.
     #[must_use]
     pub fn is_valid_at(&self, now: Time) -> bool {
-        self.valid_from.is_none_or(|from| now >= from) && self.valid_until.is_none_or(|until| now < until)
+        let within = |window: &Window| {
+            window.from.is_none_or(|from| now >= from) && window.until.is_none_or(|until| now < until)
+        };
+        self.valid.iter().any(within)
     }
 
     /// Name and the beginning of its id, for people.

@@ -102,8 +102,9 @@ pub fn write_atomic(path: &std::path::Path, bytes: &[u8], mode: u32) -> Result<(
     beside.push(format!(".{}.tmp", std::process::id()));
     let beside = dir.join(beside);
     let written = (|| {
-        // A rename would put a file in place of a directory's or device's name.
-        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+        // A rename would put a file in place of the name of a directory, a device, or a link such as /dev/stdout; and whose file a link
+        // leads to is not for whoever made the link to say.
+        if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) {
             return Err(std::io::Error::other("not a regular file"));
         }
         // A left-over of a process that died while it wrote.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::error::Error;
-use super::keys::{Public, TrustedKey};
+use super::keys::{Public, TrustedKey, Window};
 use crate::model::Time;
 
 /// The namespace signatures must be made for (`ssh-keygen -Y sign -n`): a signature made to log in, or over a commit,
@@ -198,11 +198,21 @@ fn key_line(line: &str) -> Result<Option<TrustedKey>, String> {
     const EXPECTED: &str =
         "TYPE BASE64 [COMMENT] or PRINCIPALS [OPTIONS] TYPE BASE64, as OpenSSH writes them";
     let fields = fields(line).ok_or(EXPECTED)?;
-    let is_type = |field: &&str| ["ssh-", "ecdsa-", "sk-"].iter().any(|start| field.starts_with(start));
-    let at = fields.iter().take(3).position(is_type).ok_or(EXPECTED)?;
+    let is_type = |field: &str| ["ssh-", "ecdsa-", "sk-"].iter().any(|start| field.starts_with(start));
+    let decode = |blob: &str| base64::engine::general_purpose::STANDARD.decode(blob);
+    let named_by = |blob: &str| decode(blob).ok().and_then(|blob| Some(Wire(&blob).string()?.to_vec()));
+    // Principals may begin as a type does: it is what the key names itself.
+    let is_named = |at: &usize| {
+        let kind = fields.get(*at).filter(|kind| is_type(kind));
+        kind.is_some_and(|kind| {
+            fields.get(at + 1).and_then(|blob| named_by(blob)).as_deref() == Some(kind.as_bytes())
+        })
+    };
+    let at = (0..3).find(is_named).or_else(|| fields.iter().take(3).position(|field| is_type(field)));
+    let at = at.ok_or(EXPECTED)?;
     let (before, rest) = (fields.get(..at).unwrap_or_default(), fields.get(at..).unwrap_or_default());
     let [kind, blob, comment @ ..] = rest else { return Err(EXPECTED.into()) };
-    let blob = base64::engine::general_purpose::STANDARD.decode(blob).map_err(|_| EXPECTED)?;
+    let blob = decode(blob).map_err(|_| EXPECTED)?;
     let key = public_key(&blob)?;
     let named = Wire(&blob).string().is_some_and(|inner| inner == kind.as_bytes());
     if !named {
@@ -215,22 +225,59 @@ fn key_line(line: &str) -> Result<Option<TrustedKey>, String> {
     };
     let mut key = TrustedKey::of(key).ok_or("a key that encodes to DER")?;
     key.set_name(name.trim_matches('"'));
+    let mut valid = Window::default();
     for option in split_options(options) {
         let (option, value) = option.split_once('=').unwrap_or((option, ""));
         let value = value.trim_matches('"');
         match option.to_ascii_lowercase().as_str() {
             "namespaces" => {
-                // ssh-keygen takes patterns here; one that is no plain name or `*` does not match.
-                if !value.split(',').any(|name| name == NAMESPACE || name == "*") {
+                if !is_in_pattern_list(NAMESPACE, value) {
                     return Ok(None);
                 }
             }
-            "valid-after" => key.set_valid_from(timestamp(value)?),
-            "valid-before" => key.set_valid_until(timestamp(value)?),
+            "valid-after" => valid.from = Some(timestamp(value)?),
+            "valid-before" => valid.until = Some(timestamp(value)?),
             _ => return Err("the options namespaces, valid-after and valid-before only".into()),
         }
     }
+    key.set_valid(valid);
     Ok(Some(key))
+}
+
+/// Whether a list of patterns has the name: one that fits has it, and one with `!` that fits takes it out whatever the others say
+/// (ssh_config(5), "PATTERNS").
+fn is_in_pattern_list(name: &str, list: &str) -> bool {
+    let mut has = false;
+    for pattern in list.split(',') {
+        match pattern.strip_prefix('!') {
+            Some(pattern) if fits(name.as_bytes(), pattern.as_bytes()) => return false,
+            Some(_) => {}
+            None => has |= fits(name.as_bytes(), pattern.as_bytes()),
+        }
+    }
+    has
+}
+
+/// `*` is any number of characters, `?` one.
+fn fits(name: &[u8], pattern: &[u8]) -> bool {
+    let (mut at, mut next) = (0, 0);
+    // Where the last `*` stands, and how much it takes.
+    let mut star: Option<(usize, usize)> = None;
+    while at < name.len() {
+        match pattern.get(next) {
+            Some(b'*') => {
+                star = Some((next, at));
+                next += 1;
+            }
+            Some(c) if *c == b'?' || name.get(at) == Some(c) => (at, next) = (at + 1, next + 1),
+            _ => {
+                let Some((from, taken)) = star else { return false };
+                star = Some((from, taken + 1));
+                (at, next) = (taken + 1, from + 1);
+            }
+        }
+    }
+    pattern.iter().skip(next).all(|c| *c == b'*')
 }
 
 /// Fields apart by blanks, which quotes keep together; `None` where a quote is left open.
@@ -295,5 +342,71 @@ impl<'w> Wire<'w> {
         let (string, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(string)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{NAMESPACE, is_in_pattern_list, keys};
+    use crate::baseline::keys::TrustedKey;
+    use crate::baseline::trust::Rotation;
+    use crate::model::Time;
+
+    const KEY: &str = include_str!("../../tests/vectors/ssh-ed25519.pub");
+
+    fn line(before: &str) -> String {
+        format!("{before} {KEY}\n")
+    }
+
+    #[test]
+    fn namespaces_are_patterns_and_a_negated_one_wins() {
+        for list in
+            ["*", "git,baseline@meshseal.dev", "baseline@*", "baseline@meshseal.de?", "!git,*", "*a*e*e@*dev"]
+        {
+            assert!(is_in_pattern_list(NAMESPACE, list), "{list}");
+        }
+        for list in [
+            "",
+            "git",
+            "*,!baseline@meshseal.dev",
+            "!baseline@meshseal.dev,*",
+            "baseline@meshseal.dev,!baseline@*",
+            "!*",
+            "baseline@meshseal.dev?",
+            "Baseline@meshseal.dev",
+            "!git",
+        ] {
+            assert!(!is_in_pattern_list(NAMESPACE, list), "{list}");
+            let text = format!("{}{}", line(&format!("me namespaces=\"{list}\"")), line("you"));
+            assert_eq!(keys(&text).unwrap().len(), 1, "{list}");
+        }
+    }
+
+    #[test]
+    fn principals_may_be_called_as_a_type_is() {
+        for (principals, name) in [("ssh-me,me", "ssh-me,me"), ("sk-team", "sk-team")] {
+            let found = keys(&line(principals)).unwrap();
+            assert_eq!(found.iter().map(TrustedKey::name).collect::<Vec<_>>(), [name]);
+        }
+    }
+
+    #[test]
+    fn a_key_counts_while_one_of_its_lines_says_so_and_goes_into_no_keys_statement_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("allowed_signers");
+        let lines = [line("me valid-before=\"20200101\""), line("me valid-after=\"20300101\"")];
+        fs::write(&file, lines.concat()).unwrap();
+        let [key] = <[TrustedKey; 1]>::try_from(TrustedKey::read_all(&[&file]).unwrap()).unwrap();
+        let at = |text: &str| key.is_valid_at(Time::parse(text).unwrap());
+        assert_eq!(
+            ["2019-12-31T00:00:00Z", "2025-01-01T00:00:00Z", "2030-01-01T00:00:00Z"].map(at),
+            [true, false, true]
+        );
+        let refused = Rotation::statement(1, 1, &[key]).unwrap_err().to_string();
+        assert!(refused.ends_with("a keys statement cannot say until when one counts"), "{refused}");
+        fs::write(&file, [lines.concat(), line("me")].concat()).unwrap();
+        assert!(Rotation::statement(1, 1, &TrustedKey::read_all(&[&file]).unwrap()).is_ok());
     }
 }

@@ -108,6 +108,9 @@ fn holds_token(bytes: &[u8]) -> bool {
 #[must_use]
 pub fn public_key_of(bytes: &[u8]) -> Option<Digest> {
     let spki = if memmem::find(bytes, b"-----BEGIN ").is_some() {
+        if !is_pem_alone(bytes) {
+            return None;
+        }
         let mut blocks = Vec::new();
         for block in Pem::iter_from_buffer(bytes) {
             let block = block.ok()?;
@@ -126,6 +129,22 @@ pub fn public_key_of(bytes: &[u8]) -> Option<Digest> {
         from_pkcs8(bytes)?
     };
     Some(Sha256::digest(spki).into())
+}
+
+/// Nothing stands around the blocks, nor in them but base64: what a reader of PEM passes over may be the script that a shell runs.
+fn is_pem_alone(bytes: &[u8]) -> bool {
+    let mut inside = false;
+    bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).all(|line| match line {
+        [] => true,
+        [b'-', ..] => {
+            let begins = line.starts_with(b"-----BEGIN ");
+            let label = line.strip_prefix(if inside { b"-----END ".as_slice() } else { b"-----BEGIN " });
+            let label = label.and_then(|rest| rest.strip_suffix(b"-----"));
+            inside = begins;
+            label.is_some_and(|label| label.iter().all(|c| c.is_ascii_uppercase() || *c == b' '))
+        }
+        _ => inside && line.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=')),
+    })
 }
 
 fn from_pkcs8(der: &[u8]) -> Option<Vec<u8>> {
@@ -183,7 +202,26 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use super::{SecretKey, is_secret_content};
+    use super::{SecretKey, is_secret_content, public_key_of};
+
+    #[test]
+    fn a_file_is_a_key_only_if_it_holds_nothing_else() {
+        // RFC 8410, §10.3
+        let pem = "-----BEGIN PRIVATE KEY-----\n\
+            MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        let key = public_key_of(pem.as_bytes());
+        assert!(key.is_some());
+        assert_eq!(public_key_of(format!("\n{}\r\n \n", pem.replace('\n', "\r\n")).as_bytes()), key);
+        for other in [
+            format!("#!/bin/sh\n{pem}"),
+            format!("{pem}exec /usr/bin/envoy\n"),
+            pem.replacen("-----\n", "-----\nProc-Type: 4\n\n", 1),
+            pem.replacen("-----\n", "----- exec\n", 1),
+            format!("-----\n{pem}"),
+        ] {
+            assert_eq!(public_key_of(other.as_bytes()), None, "{other}");
+        }
+    }
 
     #[test]
     fn what_holds_a_token_is_a_secret() {

@@ -170,7 +170,9 @@ impl Signed {
             let bytes = match (armoured, text) {
                 (Some(text), _) => SshSignature::dearmour(text)
                     .ok_or_else(|| bad("an SSH SIGNATURE as `ssh-keygen -Y sign` writes it"))?,
-                (None, Some(text)) => dsse::decode(text).unwrap_or_else(|| file.to_vec()),
+                // base64(1) and `openssl base64` break lines.
+                (None, Some(text)) => dsse::decode(&text.split_ascii_whitespace().collect::<String>())
+                    .unwrap_or_else(|| file.to_vec()),
                 (None, None) => file.to_vec(),
             };
             vec![Signature { claim: None, key: None, bytes, over: Over::Payload }]

@@ -111,6 +111,10 @@ impl Rotation {
     /// # Errors
     /// What [`Rotation::parse`] would refuse.
     pub fn statement(revision: u64, threshold: u32, keys: &[TrustedKey]) -> Result<Vec<u8>, Error> {
+        if let Some(key) = keys.iter().find(|key| !key.is_valid_always()) {
+            let expected = "a key without valid-after and valid-before: a keys statement cannot say until when one counts";
+            return Err(Error::new("bad trusted key", key.label(), expected));
+        }
         let keys = keys
             .iter()
             .map(|key| Ok(WireKey { name: key.name().to_owned(), pem: key.to_pem()? }))

@@ -103,7 +103,7 @@ impl Extended {
 
         let kind = header.entry_type();
         let mut read = || {
-            members.data_follows(header.entry_size().map_err(said)?);
+            members.data_follows(or_zero(header, SIZE, header.entry_size()).map_err(said)?);
             members.header_data()
         };
         let until_nul = |mut bytes: Vec<u8>| {
@@ -118,8 +118,11 @@ impl Extended {
                 self.records = Records::default();
                 self.records.read(&read()?).ok_or("extended headers of `length key=value`")?;
             }
-            // For all entries after it; runtimes pass it over too.
-            EntryType::XGlobalHeader => drop(read()?),
+            // For all entries after it; runtimes pass it over, and with it what stood before.
+            EntryType::XGlobalHeader => {
+                read()?;
+                *self = Self::default();
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -137,6 +140,7 @@ impl Extended {
     ) -> Result<Entry, String> {
         use tar::EntryType;
 
+        let header = &with_version(header);
         let Self { long_path, long_link, records } = self;
         let kind = header.entry_type();
         let named = records.sparse.name.clone().or(long_path).or(records.path);
@@ -150,11 +154,12 @@ impl Extended {
                 .and_then(|id| u32::try_from(id).ok())
                 .ok_or_else(|| format!("a {what} of {shown} below 2^32")),
         };
-        let mode = header.mode().map_err(|e| format!("a mode of {shown} ({e})"))? & 0o7777;
+        let mode =
+            or_zero(header, MODE, header.mode()).map_err(|e| format!("a mode of {shown} ({e})"))? & 0o7777;
         let meta = Meta {
             mode: u16::try_from(mode).unwrap_or(0),
-            uid: owner(records.uid, header.uid(), "owner")?,
-            gid: owner(records.gid, header.gid(), "group")?,
+            uid: owner(records.uid, or_zero(header, UID, header.uid()), "owner")?,
+            gid: owner(records.gid, or_zero(header, GID, header.gid()), "group")?,
             xattrs: records.xattrs,
         };
         let target = || {
@@ -167,10 +172,11 @@ impl Extended {
         // Before there was a type for them, directories were files with a slash at the end.
         let is_old_directory = header.as_bytes()[156] == 0 && named.ends_with(b"/");
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
-        if is_file {
+        if is_file && !is_old_directory {
             let stored = match records.size {
                 Some(size) => size,
-                None => header.entry_size().map_err(|e| format!("a size of {shown} ({e})"))?,
+                None => or_zero(header, SIZE, header.entry_size())
+                    .map_err(|e| format!("a size of {shown} ({e})"))?,
             };
             members.data_follows(stored);
         }
@@ -215,6 +221,8 @@ impl Records {
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             let number = || std::str::from_utf8(value).ok()?.parse::<u64>().ok();
             match key {
+                // As if it were not there (pax(1)).
+                b"size" | b"uid" | b"gid" if value.is_empty() => {}
                 // Nothing takes an earlier one away.
                 b"path" => self.path = Some(value.to_vec()).filter(|path| !path.is_empty()),
                 b"linkpath" => self.link = Some(value.to_vec()).filter(|path| !path.is_empty()),
@@ -226,14 +234,60 @@ impl Records {
                         self.sparse.take(key, value)?;
                     } else if let Some(name) = key.strip_prefix(XATTR) {
                         let name = std::str::from_utf8(name).ok()?.to_owned();
+                        if name.starts_with("trusted.") {
+                            // No runtime sets these from a layer.
+                            continue;
+                        }
                         self.xattrs.retain(|(known, _)| *known != name);
-                        self.xattrs.push((name, value.to_vec()));
+                        let value =
+                            if name == "security.capability" { capability(value) } else { value.to_vec() };
+                        self.xattrs.push((name, value));
                         (self.xattrs.len() <= XATTRS_MAX).then_some(())?;
                     }
                 }
             }
         }
         Some(())
+    }
+}
+
+/// Fields of numbers in a header.
+const MODE: std::ops::Range<usize> = 100..108;
+const UID: std::ops::Range<usize> = 108..116;
+const GID: std::ops::Range<usize> = 116..124;
+const SIZE: std::ops::Range<usize> = 124..136;
+
+/// A number of a header; a field without any digit is zero, as Go has it.
+fn or_zero<T: From<u8>>(
+    header: &tar::Header,
+    field: std::ops::Range<usize>,
+    value: io::Result<T>,
+) -> io::Result<T> {
+    let blank = header.as_bytes()[field].iter().all(|byte| matches!(byte, 0 | b' '));
+    if blank { Ok(T::from(0)) } else { value }
+}
+
+/// The header with the version that its magic number is of: the library looks for both, Go for the one.
+fn with_version(header: &tar::Header) -> tar::Header {
+    let mut header = header.clone();
+    let bytes = header.as_mut_bytes();
+    if &bytes[257..263] == b"ustar\0" {
+        bytes[263..265].copy_from_slice(b"00");
+    }
+    header
+}
+
+/// A file capability as the kernel gives it back: one of the initial user namespace without the number of that (`cap_inode_getsecurity`).
+fn capability(value: &[u8]) -> Vec<u8> {
+    const REVISION_3: u32 = 0x0300_0000;
+    const REVISION_2: u32 = 0x0200_0000;
+    let word = |at: usize| value.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+    match (value.len(), word(0), word(20)) {
+        (24, Some(magic), Some(0)) if magic & 0xff00_0000 == REVISION_3 => {
+            let magic = magic & !0xff00_0000 | REVISION_2;
+            [&magic.to_le_bytes(), &value[4..20]].concat()
+        }
+        _ => value.to_vec(),
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Found {
     pub runs: Vec<String>,
     /// Where that is looked for.
     pub path: String,
+    /// Where it is started, from the root.
+    pub working_dir: String,
 }
 
 /// A layer as it is stored.
@@ -121,6 +123,8 @@ struct Runs {
     cmd: Option<Vec<String>>,
     #[serde(default)]
     env: Option<Vec<String>>,
+    #[serde(default)]
+    working_dir: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -266,9 +270,10 @@ fn described(digest: Digest, names: Vec<String>, layers: Vec<LayerBlob>, runs: O
     let path =
         runs.env.unwrap_or_default().into_iter().find_map(|one| Some(one.strip_prefix("PATH=")?.to_owned()));
     let command = [runs.entrypoint, runs.cmd].into_iter().flatten().find(|words| !words.is_empty());
+    let working_dir = format!("/{}", runs.working_dir.unwrap_or_default());
     let runs = command.unwrap_or_default();
     let path = path.unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-    Found { digest, names, layers, runs, path }
+    Found { digest, names, layers, runs, path, working_dir }
 }
 
 /// A blob whose digest and size are as described.

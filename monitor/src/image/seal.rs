@@ -140,16 +140,21 @@ fn shown(path: &[u8]) -> String {
 /// The path of what an image runs, as it is written.
 fn runs(found: &Found, tree: &Tree) -> Option<Vec<u8>> {
     let command = found.runs.first()?;
+    // runc looks for it when it is in the working directory.
+    let from_there = |path: &str| {
+        if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", found.working_dir) }
+    };
     let places = if command.contains('/') {
-        vec![command.clone()]
+        vec![from_there(command)]
     } else {
-        found.path.split(':').map(|dir| format!("{dir}/{command}")).collect()
+        found.path.split(':').map(|dir| from_there(&format!("{dir}/{command}"))).collect()
     };
-    let leads = |place: &String| {
+    let runs = |place: &String| {
         let (_, end) = tree.follow(place.as_bytes())?;
-        matches!(tree.at(&end)?.kind, Kind::File(_)).then_some(())
+        let inode = tree.at(&end)?;
+        (matches!(inode.kind, Kind::File(_)) && inode.meta.mode & 0o111 != 0).then_some(())
     };
-    places.into_iter().find(|place| leads(place).is_some()).map(String::into_bytes)
+    places.into_iter().find(|place| runs(place).is_some()).map(String::into_bytes)
 }
 
 fn object(image: &WireImage, path: &[u8], inode: &Inode) -> Result<WireObject, &'static str> {

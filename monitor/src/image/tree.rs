@@ -1,9 +1,13 @@
 //! The layers of an image one over the other, as a runtime would unpack them; nothing is unpacked.
 //!
 //! Whiteouts and opaque directories take away what lower layers put there, whatever the order in their own layer. A
-//! name below a link goes where the link leads, inside the root. The names of a hard link share one inode, whose mode,
-//! owner and attributes the last entry sets, as containerd and Docker do it.
+//! name below a link of its own layer goes where the link leads, inside the root. One below a link or file of a lower layer makes a
+//! directory in its place: runtimes on overlayfs (containerd, Docker, CRI-O) unpack each layer into a directory of its own, where the lower
+//! ones are not. (umoci, which unpacks all into one, follows the link.) The names of a hard link share one inode, whose mode,
+//! owner and attributes the last entry sets, as containerd and Docker do it; its file capabilities go with the change of owner, unless the
+//! entry brings them along.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -22,6 +26,9 @@ const WHITEOUT: &[u8] = b".wh.";
 /// Prefix of names that are a storage driver's own.
 const DRIVER: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Most bytes of paths looked up on the way to directories; real images need some hundred million.
+const STEPS_MAX: u64 = 8 << 30;
+const CAPABILITY: &str = "security.capability";
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +68,17 @@ pub struct Tree {
     taken_away: BTreeSet<Vec<u8>>,
     kept: usize,
     layer: u32,
+    /// Bytes of paths that were looked up.
+    steps: Cell<u64>,
+}
+
+/// The links that are followed on the way to a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// All of them.
+    All,
+    /// Those of the layer that is being taken.
+    OfThisLayer,
 }
 
 impl Tree {
@@ -80,15 +98,19 @@ impl Tree {
             // The root itself: its attributes are the runtime's.
             return Ok(());
         };
-        let mut path =
-            self.resolve(above).ok_or_else(|| format!("{shown} below directories that end somewhere"))?;
+        let mut path = self.resolve(above, Links::OfThisLayer, &shown)?;
         if name == OPAQUE {
+            self.directories(&path)?;
             return self.hide(path, false, &shown);
         }
         if name.starts_with(DRIVER) || above.split(|b| *b == b'/').any(|part| part.starts_with(DRIVER)) {
             return Ok(());
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(format!("a whiteout of a name, not {shown}"));
+            }
+            self.directories(&path)?;
             path.push(b'/');
             path.extend_from_slice(hidden);
             return self.hide(path, true, &shown);
@@ -112,7 +134,7 @@ impl Tree {
             What::Special => Kind::Special,
             What::Hardlink(target) => {
                 let inode = self
-                    .linked(&target)
+                    .linked(&target, &shown)?
                     .ok_or_else(|| format!("a hard link {shown} to a file of the image"))?;
                 return self.link(path, inode, entry.meta);
             }
@@ -135,26 +157,31 @@ impl Tree {
     /// nowhere, or round in circles.
     #[must_use]
     pub fn follow(&self, path: &[u8]) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
-        let (links, path) = self.walk(path)?;
+        let (links, path) = self.walk(path, Links::All)?;
         self.nodes.contains_key(&path).then_some((links, path))
     }
 
     /// The inode a hard link leads to: links above it are followed, it itself is not.
-    fn linked(&self, path: &[u8]) -> Option<usize> {
-        let (above, name) = split(path)?;
-        let mut path = self.resolve(above)?;
+    fn linked(&self, path: &[u8], shown: &str) -> Result<Option<usize>, String> {
+        let Some((above, name)) = split(path) else { return Ok(None) };
+        let mut path = self.resolve(above, Links::All, shown)?;
         path.push(b'/');
         path.extend_from_slice(name);
-        let node = self.nodes.get(&path)?;
-        (self.inodes[node.inode].kind != Kind::Directory).then_some(node.inode)
+        let inode = self.nodes.get(&path).map(|node| node.inode);
+        Ok(inode.filter(|inode| self.inodes[*inode].kind != Kind::Directory))
     }
 
-    /// A directory's path without links. What is not there yet is taken as it is.
-    fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
-        self.walk(path).map(|(_, path)| path)
+    /// A directory's path without those links. What is not there yet is taken as it is.
+    fn resolve(&self, path: &[u8], links: Links, shown: &str) -> Result<Vec<u8>, String> {
+        let found = self.walk(path, links);
+        if self.steps.get() > STEPS_MAX {
+            return Err(format!("links that lead somewhere in fewer steps, {shown} among them"));
+        }
+        let (_, path) = found.ok_or_else(|| format!("{shown} below directories that end somewhere"))?;
+        Ok(path)
     }
 
-    fn walk(&self, path: &[u8]) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
+    fn walk(&self, path: &[u8], follow: Links) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
         let mut pending: Vec<&[u8]> = path.split(|b| *b == b'/').rev().collect();
         let (mut at, mut links) = (Vec::with_capacity(path.len()), Vec::new());
         while let Some(part) = pending.pop() {
@@ -172,7 +199,12 @@ impl Tree {
             if at.len() > RESOLVED_MAX {
                 return None;
             }
-            let Some(Inode { kind: Kind::Symlink(target), .. }) = self.at(&at) else { continue };
+            self.steps.set(self.steps.get().saturating_add(at.len() as u64));
+            let node = self.nodes.get(&at).filter(|node| follow == Links::All || node.layer == self.layer);
+            let Some(Inode { kind: Kind::Symlink(target), .. }) = node.map(|node| &self.inodes[node.inode])
+            else {
+                continue;
+            };
             if links.len() >= LINKS_MAX {
                 return None;
             }
@@ -187,13 +219,19 @@ impl Tree {
     fn directories(&mut self, path: &[u8]) -> Result<(), String> {
         let ends = (1..=path.len()).filter(|end| path.get(*end).is_none_or(|byte| *byte == b'/'));
         for end in ends {
-            match self.at(&path[..end]) {
-                Some(inode) if inode.kind == Kind::Directory => {}
-                Some(_) => {
+            let known = self.nodes.get(&path[..end]).copied();
+            match known.map(|node| (node.layer, &self.inodes[node.inode].kind)) {
+                Some((_, Kind::Directory)) => {}
+                Some((layer, _)) if layer == self.layer => {
                     return Err(format!("directories only above files; {} is none", show(&path[..end])));
                 }
-                None => {
-                    let meta = Meta { mode: 0o755, ..Meta::default() };
+                known => {
+                    // As the directory is that a link of a lower layer leads to.
+                    let like =
+                        known.and_then(|_| self.follow(&path[..end])).and_then(|(_, end)| self.at(&end));
+                    let like = like.filter(|inode| inode.kind == Kind::Directory);
+                    let made = || Meta { mode: 0o755, ..Meta::default() };
+                    let meta = like.map_or_else(made, |inode| inode.meta.clone());
                     self.insert(path[..end].to_vec(), Inode { meta, kind: Kind::Directory })?;
                 }
             }
@@ -213,7 +251,7 @@ impl Tree {
         self.keep(path.len() + kept_by(&meta))?;
         let known = &mut self.inodes[inode].meta;
         let mut xattrs = std::mem::take(&mut known.xattrs);
-        xattrs.retain(|(name, _)| meta.xattrs.iter().all(|(other, _)| other != name));
+        xattrs.retain(|(name, _)| name != CAPABILITY && meta.xattrs.iter().all(|(other, _)| other != name));
         xattrs.extend(meta.xattrs);
         if xattrs.len() > XATTRS_MAX {
             return Err(format!("at most {XATTRS_MAX} extended attributes of a file, {}", show(&path)));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::attribution::{ExeHashes, cgroup};
+use crate::attribution::ExeHashes;
 use crate::baseline::{PodWriter, Root};
 use crate::inventory::containers::{self, Bundle, NodeContainer};
 use crate::inventory::inodes;
@@ -109,9 +109,8 @@ fn note(
     writer: &PodWriter,
 ) -> Option<Note> {
     let pid = containers::first_pid(root, &container)?;
-    // Another's by now, if it has ended.
-    let cgroup = cgroup::parse(&proc.cgroup(pid)?)?;
-    if cgroup.container_id.as_ref() != Some(&container.id) {
+    // Another's by now, if it has ended. In a cgroup namespace of one's own the path begins somewhere; its end names the container.
+    if !proc.cgroup(pid)?.contains(&container.id) {
         return None;
     }
     let started = proc.ticks_to_ns(proc.stat(pid).ok()?.start_ticks);

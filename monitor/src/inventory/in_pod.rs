@@ -269,7 +269,7 @@ mod tests {
             node.process(FIRST, 987_600, 0);
             node.process(4300, 987_600, 0);
             for (pid, id) in [(FIRST, "a"), (4300, "b")] {
-                let cgroup = format!("0::/kubepods/burstable/pod{POD}/{}\n", id.repeat(64));
+                let cgroup = format!("0::/../../pod{POD}/{}\n", id.repeat(64));
                 fs::write(node.dir.path().join(format!("proc/{pid}/cgroup")), cgroup).unwrap();
             }
             node

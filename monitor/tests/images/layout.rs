@@ -12,18 +12,20 @@ use super::bench;
 /// An image: stored and unpacked bytes of each layer.
 pub(super) struct Image {
     pub(super) layers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What it runs, where, and where that is looked for.
+    pub(super) config: Value,
 }
 
 impl Image {
     pub(super) fn of(layers: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
-        Self { layers }
+        Self { layers, config: json!({"Entrypoint": ["envoy"], "Env": ["PATH=/usr/bin:/bin"]}) }
     }
 
     pub(super) fn configuration(&self, architecture: &str) -> Vec<u8> {
         let ids: Vec<_> = self.layers.iter().map(|(_, plain)| format!("sha256:{}", sha256(plain))).collect();
         json!({
             "os": "linux", "architecture": architecture,
-            "config": {"Entrypoint": ["envoy"], "Env": ["PATH=/usr/bin:/bin"]},
+            "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": ids},
         })
         .to_string()
@@ -149,8 +151,10 @@ pub(super) fn image() -> Image {
         .symlink("lib", "usr/lib")
         .pax("SCHILY.xattr.security.capability", &CAPABILITY)
         .file("usr/bin/envoy", 0o755, &big)
+        .pax("SCHILY.xattr.security.capability", &CAPABILITY)
         .hardlink("usr/bin/envoy-again", "usr/bin/envoy")
         .file("usr/lib/x.so", 0o644, b"x")
+        .file("lib/y.so", 0o644, b"y")
         .file("etc/a", 0o644, b"old")
         .file("d/1", 0o644, b"1")
         .file("d/2", 0o644, b"2")
@@ -161,10 +165,9 @@ pub(super) fn image() -> Image {
         .file("o/new", 0o600, b"new")
         .file("o/.wh..wh..opq", 0o644, &[])
         .file("etc/a", 0o4755, b"new")
-        .file("lib/y.so", 0o644, b"y")
         .pax("path", format!("{LONG}/name").as_bytes())
         .file("short", 0o644, b"long")
-        .hardlink("o/x.so", "lib/x.so")
+        .hardlink("o/x.so", "usr/lib/x.so")
         .finish();
     let third = Tar::default().symlink("escape", "../../../etc/a").symlink("run", "/usr/bin/envoy").finish();
     // Frames without data, as lazily pulled images have them.

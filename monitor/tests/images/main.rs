@@ -10,6 +10,7 @@ mod archive;
 mod bench;
 mod hostile;
 mod layout;
+mod runtime;
 mod sparse;
 mod tools;
 
