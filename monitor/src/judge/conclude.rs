@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use crate::baseline::{Found, FoundKind, ObserveError, Seal};
 use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, ViolationKind};
 
-use super::acts::Acts;
+use super::acts::{Act, Acts};
 use super::look::{Job, Look};
 use super::slots::Ix;
 use super::unit::Standing;
 use super::verdict::Seen;
+use super::violations::Finding;
 use super::waits::{WAITS_FOR_POD, WAITS_FOR_WRITER, Wait, lately};
 use super::{Judge, RETRY};
 
@@ -80,6 +81,8 @@ impl Judge {
         let renewed = !is_directory && (!lawful.is_empty() || by_nobody);
         let object = unit.object_ref();
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
+        let mut attempts = verdict.attempts;
+        self.bears(ix, &look, &mut findings, &mut attempts);
         self.book.explain(&mut findings);
         self.held(ix, job.ask, std::mem::take(&mut look.holders), &acts, &mut findings);
         let awaits = self
@@ -93,9 +96,9 @@ impl Judge {
         if findings.is_empty() && changed && !superseded && (rebaselined || renewed) {
             self.accepted(ix, &look, &lawful, rebaselined);
         }
-        let lately = lately(&acts, &verdict.attempts, job.closed);
+        let lately = lately(&acts, &attempts, job.closed);
         let opens_alone = acts.is_empty() || acts.are_opens();
-        for act in verdict.attempts {
+        for act in attempts {
             self.attempt(&object, &act);
         }
         let standing = findings.iter().any(|finding| finding.standing);
@@ -113,6 +116,30 @@ impl Judge {
         }
         if let Some(wait) = self.while_open(ix).filter(|_| opens_alone) {
             self.schedule.at_latest(ix, Instant::now() + wait);
+        }
+    }
+
+    /// Takes acts off findings that are not of their doing: where all of it is told already, by what did it. What was taken away before can
+    /// be taken away by nobody; and who opens a file whose bytes are wrong, or writes one whose mode is, has changed neither.
+    fn bears(&self, ix: Ix, look: &Look, findings: &mut [Finding], attempts: &mut Vec<Act>) {
+        use ViolationKind as V;
+        let Some(unit) = self.units.get(ix) else { return };
+        let path = &unit.object().path;
+        let away = |kind| matches!(kind, V::Removed | V::Renamed);
+        let known = unit.seen().is_none()
+            && look.found.is_none()
+            && [V::Removed, V::Renamed].iter().any(|kind| self.book.is_open(path, *kind));
+        for finding in findings {
+            if known && away(finding.kind) && finding.object.path == *path {
+                (finding.kind, finding.act) = (V::Removed, None);
+            } else if self.book.tells(finding) {
+                let other = |act: &mut Act| match finding.kind {
+                    V::Content | V::Identity => !act.touches_content() && !act.touches_names(),
+                    V::Attributes => !act.touches_attributes(),
+                    _ => false,
+                };
+                attempts.extend(finding.act.take_if(other));
+            }
         }
     }
 
@@ -158,6 +185,10 @@ impl Judge {
         let reads_counted = intact && self.reads(ix).is_some();
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = 0;
+        // Nothing counts what is read of another inode, nor did before it stood there.
+        let other =
+            unit.seen().zip(look.found.as_ref()).is_none_or(|(last, found)| last.inode() != found.inode);
+        unit.reads_counted &= !other || look.found.is_none();
         unit.set_seen(look.found.as_ref().map(Seen::from));
         unit.found_content(look.content);
         unit.verified_now();

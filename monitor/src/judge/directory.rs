@@ -26,7 +26,8 @@ pub(crate) fn directory(
     neighbours: &impl Neighbours,
 ) -> Verdict {
     let own: Vec<Difference> = differences.iter().filter(|d| d.entry.is_none()).cloned().collect();
-    let on_itself: Vec<&Act> = acts.iter().copied().filter(|act| act.path == object.path).collect();
+    let itself_acted = |act: &&Act| act.path == object.path || act.to.as_ref() == Some(&object.path);
+    let on_itself: Vec<&Act> = acts.iter().copied().filter(itself_acted).collect();
     let gone_or_other =
         found.is_none() || last.zip(found).is_some_and(|(last, found)| last.inode() != found.inode);
     if gone_or_other {
@@ -68,6 +69,12 @@ fn itself(
     let mut verdict = Verdict::default();
     let round = Round { object, acts };
     verdict.findings.extend(round.standing(own));
+    if verdict.findings.is_empty()
+        && let Some(finding) = round.away_and_back()
+    {
+        verdict.findings.push(finding);
+        return verdict;
+    }
     let setters: Vec<&Act> = acts.iter().copied().filter(|act| act.touches_attributes()).collect();
     if verdict.findings.is_empty() && !setters.is_empty() {
         let (Some(last), Some(found)) = (last, found) else { return verdict };

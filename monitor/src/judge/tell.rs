@@ -129,14 +129,17 @@ impl Judge {
         let source = Arc::clone(unit.source());
         let revision = source.revision;
         let intact = look.differences.is_empty();
-        let counted = unit.reads_counted;
+        // Counted is what was read of the inode that was there when it was as sealed: whatever else stood there may have been read unseen.
+        let stood = unit.seen().map(|seen| seen.inode().ino).or_else(|| self.book.sealed_inode(&path));
+        let same = look.found.as_ref().is_some_and(|found| Some(found.inode.ino) == stood);
+        let counted = unit.reads_counted && same;
         let unread = intact && self.reads(ix) == Some(0) && counted;
         for uid in paths.iter().flat_map(|path| self.book.open_of(path)).collect::<Vec<_>>() {
             let Some(entry) = self.book.get(&uid) else { continue };
             let again = findings.iter().any(|finding| {
                 finding.kind == entry.now.violation && finding.object.path == entry.now.object.path
             });
-            if again || !over(&entry.now, look) {
+            if again || !over(&entry.now, look, &path) {
                 continue;
             }
             let of = &entry.now.object;
@@ -168,7 +171,17 @@ impl Judge {
 
 /// A look that does not find a violation again tells that it is over, unless the look could not have found it: what
 /// was replaced is so until all is as sealed, and an alias is there as long as the links are too many.
-fn over(now: &ViolationBody, look: &Look) -> bool {
+fn over(now: &ViolationBody, look: &Look, unit: &HostPath) -> bool {
+    let inner = now.object.path.below(unit).filter(|inner| !inner.is_empty());
+    // What is wrong with the very thing: a wrong state gives way to another one, too.
+    let wrong = look.differences.iter().any(|difference| match (&difference.entry, inner) {
+        (Some(entry), Some(inner)) => **entry == *inner,
+        (Some(_), None) => {
+            !matches!(look.found.as_ref().map(|found| &found.kind), Some(FoundKind::Directory { .. }))
+        }
+        (None, Some(_)) => look.found.is_none(),
+        (None, None) => true,
+    });
     match now.violation {
         ViolationKind::Replaced => look.differences.is_empty(),
         ViolationKind::MountedOver => {
@@ -180,7 +193,7 @@ fn over(now: &ViolationBody, look: &Look) -> bool {
             let sealed = now.expected.get("nlink").and_then(|links| links.parse::<u64>().ok());
             look.found.as_ref().zip(sealed).is_none_or(|(found, sealed)| found.nlink <= sealed)
         }
-        _ => true,
+        _ => !wrong,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 
 use crate::baseline::{Aspect, Difference, Found};
-use crate::model::{InodeKey, ObjectRef, Operation, State, Time, ViolationKind};
+use crate::model::{HostPath, InodeKey, ObjectRef, Operation, State, Time, ViolationKind};
 
 use super::acts::{Act, decisive};
 use super::violations::{Finding, moved_to};
@@ -91,8 +91,12 @@ pub(crate) fn file(
         return verdict;
     };
     let Some(last) = last else {
-        // The first look: whatever differs was so before the watch began, by an act that an earlier agent's programs saw.
-        verdict.findings.extend(round.standing(differences));
+        // The first look: whatever differs was so before the watch began, by an act that an earlier agent's programs saw. Or nothing stood
+        // there, and something was put in its place.
+        match round.put_there().filter(|_| !differences.is_empty()) {
+            Some(act) => verdict.findings.push(round.taken_place(act, found, differences)),
+            None => verdict.findings.extend(round.standing(differences)),
+        }
         if verdict.findings.is_empty() {
             let (moved, unmoved): (Vec<&Act>, Vec<&Act>) = acts
                 .iter()
@@ -115,6 +119,8 @@ pub(crate) fn file(
     if verdict.findings.is_empty() {
         if moved {
             verdict.findings.extend(round.passed(last, found));
+        } else if let Some(finding) = round.away_and_back() {
+            verdict.findings.push(finding);
         } else {
             verdict.attempts.extend(acts.iter().map(|act| (*act).clone()));
         }
@@ -204,6 +210,28 @@ impl Round<'_> {
         finding
     }
 
+    /// The act that put what stands there at the path, other than by making it there and writing it.
+    fn put_there(&self) -> Option<Act> {
+        let path = &self.object.path;
+        self.pick(|act| match act.operation {
+            Operation::Rename => act.to.as_ref() == Some(path),
+            Operation::Link | Operation::Symlink | Operation::Mkdir | Operation::Mknod => {
+                act.to.as_ref().unwrap_or(&act.path) == path
+            }
+            _ => false,
+        })
+    }
+
+    /// Something else stands where nothing did at the last look.
+    fn taken_place(&self, act: Act, found: &Found, differences: &[Difference]) -> Finding {
+        let (expected, mut actual) = merged(differences);
+        actual.insert("inode".into(), found.inode.ino.to_string());
+        let from = (act.operation == Operation::Rename).then(|| format!("by {}", act.path));
+        let mut finding = self.finding(ViolationKind::Replaced, Some(act), expected, actual);
+        finding.detail = joined(from, differences);
+        finding
+    }
+
     /// Another inode stands at the path.
     fn replaced(&self, last: &Seen, found: &Found, differences: &[Difference]) -> Finding {
         let (mut expected, mut actual) = merged(differences);
@@ -262,6 +290,25 @@ impl Round<'_> {
             self.finding(ViolationKind::Linked, act, state(last.links.count()), state(found.nlink));
         finding.detail = alias.map(|alias| format!("also reachable as {alias}"));
         finding.standing = found.nlink > last.links.count();
+        Some(finding)
+    }
+
+    /// It was moved away, by itself or with a directory above it, and back: in between something else may have stood there. A directory above
+    /// moves no time of what is below. What failed was not done twice.
+    pub(crate) fn away_and_back(&self) -> Option<Finding> {
+        let path = &self.object.path;
+        let renames = || {
+            self.acts.iter().filter(|act| act.operation == Operation::Rename && !act.denied && !act.failed)
+        };
+        let away = renames().filter(|act| act.path == *path).min_by_key(|act| act.first)?;
+        let back = renames().filter(|act| act.to.as_ref() == Some(path) && act.last > away.first);
+        let back = back.max_by_key(|act| act.last)?;
+        let place = |at: &HostPath| State::from([("path".to_owned(), at.to_string())]);
+        let elsewhere = away.to.as_ref().unwrap_or(&back.path);
+        let act = Some((*away).clone());
+        let mut finding = self.finding(ViolationKind::Reverted, act, place(path), place(elsewhere));
+        finding.standing = false;
+        finding.detail = Some("moved away, and back".to_owned());
         Some(finding)
     }
 
