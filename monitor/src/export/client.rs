@@ -101,7 +101,6 @@ impl Client {
                     let response =
                         client.request(request).await.map_err(|e| Outcome::Retry(None, causes(&e)))?;
                     let (head, body) = response.into_parts();
-                    // An answer that cannot be read does not change what its status says.
                     let body = Limited::new(body, MAX_RESPONSE).collect().await;
                     let body = body.ok().map(http_body_util::Collected::to_bytes);
                     Ok(http_answered(head.status, &head.headers, body.as_deref()))
@@ -170,16 +169,28 @@ fn is_about_size(message: &str) -> bool {
 fn http_answered(status: StatusCode, headers: &HeaderMap, body: Option<&[u8]>) -> Outcome {
     let reason = format!("HTTP {status}");
     match status.as_u16() {
-        200..=299 => match body.map(ExportLogsServiceResponse::decode) {
-            Some(Ok(response)) => accepted(&response),
-            // It was taken; a client that insisted on a good answer would send it for ever.
-            _ => Outcome::Accepted(Some("the answer is no OTLP".to_owned())),
+        // The specification has 200 alone; gateways that keep it for later answer 202.
+        200 | 202 => match body.map(|body| (ExportLogsServiceResponse::decode(body), is_json_object(body))) {
+            Some((Ok(response), _)) => accepted(&response),
+            // Receivers that speak JSON, whatever they were asked in.
+            Some((Err(_), true)) => {
+                Outcome::Accepted(Some("the answer is JSON, not OTLP's protobuf".to_owned()))
+            }
+            // A login page, a proxy's greeting: whoever answers so has not said that it took anything.
+            Some((Err(_), false)) => {
+                Outcome::Configuration(format!("{reason}, but the answer is no OTLP: is this a receiver?"))
+            }
+            None => Outcome::Retry(None, format!("{reason}, but the answer cannot be read")),
         },
         408 | 429 | 502 | 503 | 504 => Outcome::Retry(retry_after(headers), reason),
         413 => Outcome::TooLarge(reason),
         400 => Outcome::Poison(reason),
         _ => Outcome::Configuration(reason),
     }
+}
+
+fn is_json_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body).is_ok()
 }
 
 /// `Retry-After`: seconds, or a date.

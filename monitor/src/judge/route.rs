@@ -116,12 +116,27 @@ fn ends(observation: &Observation, slots: &Slots, places: &impl Places) -> Ends 
     let (to_dir, to_name) = (to_dir.as_ref(), observation.renamed_to.as_ref().map(|(_, name)| name));
     // A directory that is itself renamed or removed stands under its own slot: the name is not in it.
     let from_dir = directory(first, places).filter(|_| !is_itself(first, observation, places));
-    let from = from_dir.zip(observation.name.as_ref()).map(|(dir, name)| dir.join(name));
+    let told = observation.path_in_fs.as_ref();
+    let from = from_dir.zip(observation.name.as_ref()).map(|(dir, name)| inside(dir, name, told));
     let to = directory(to_dir, places)
         .zip(to_name)
         .map(|(dir, name)| dir.join(name))
         .or_else(|| place(replaced, places).cloned());
     Ends { from, to }
+}
+
+/// The path of a name in a directory, or in one below it that has its slot from it: `told` is the path in the file system, which begins
+/// elsewhere than the host's where that is not mounted at the root.
+fn inside(dir: &HostPath, name: &[u8], told: Option<&HostPath>) -> HostPath {
+    let direct = || dir.join(name);
+    let Some(told) = told.filter(|told| told.name() == name) else { return direct() };
+    if told.parent().is_none_or(|parent| parent.name() == dir.name()) {
+        return direct();
+    }
+    let above = std::iter::successors(told.parent(), HostPath::parent);
+    let same = above.filter(|at| at == dir || (at.name() == dir.name() && !dir.name().is_empty())).last();
+    let rest = same.and_then(|at| told.below(&at).map(<[u8]>::to_vec));
+    rest.filter(|rest| !rest.is_empty()).map_or_else(direct, |rest| dir.join(&rest))
 }
 
 /// Directories above objects (`ways` knows which are) that something happened to.
@@ -215,6 +230,8 @@ fn names(
         }
     };
     touch(from.as_ref().and_then(|path| places.at(path)));
+    // One that came anew has its slot from the directory above it yet.
+    touch(from.as_ref().and_then(HostPath::parent).and_then(|dir| places.at(&dir)));
     touch(unit(child));
     touch(to.as_ref().and_then(|path| places.at(path)));
     touch(unit(replaced));
@@ -372,6 +389,23 @@ mod tests {
         rename.renamed_to = Some((Slot(1), b"b".to_vec()));
         let to = Some("/d/b".to_owned());
         assert_eq!(routed(&rename), [(1, "/d/a".to_owned(), to.clone()), (0, "/d/a".to_owned(), to)]);
+    }
+
+    #[test]
+    fn what_is_made_deeper_is_told_where_it_is() {
+        for (told, path) in [
+            (None, "/d/new"),
+            (Some("/d/new"), "/d/new"),
+            (Some("/d/sub/new"), "/d/sub/new"),
+            (Some("/elsewhere/d/sub/new"), "/d/sub/new"),
+            (Some("/elsewhere/d/new"), "/d/new"),
+            (Some("/elsewhere/new"), "/d/new"),
+        ] {
+            let mut create = observed(Operation::Create, 1);
+            create.name = Some(b"new".to_vec());
+            create.path_in_fs = told.map(HostPath::from);
+            assert_eq!(routed(&create), [(0, path.to_owned(), None)], "{told:?}");
+        }
     }
 
     #[test]

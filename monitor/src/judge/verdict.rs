@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 
 use crate::baseline::{Aspect, Difference, Found};
-use crate::model::{HostPath, InodeKey, ObjectRef, Operation, State, Time, ViolationKind};
+use crate::model::{HostPath, InodeKey, ObjectRef, Operation, Rung, State, Time, ViolationKind};
 
 use super::acts::{Act, decisive};
 use super::violations::{Finding, moved_to};
@@ -301,7 +301,9 @@ impl Round<'_> {
             self.acts.iter().filter(|act| act.operation == Operation::Rename && !act.denied && !act.failed)
         };
         let away = renames().filter(|act| act.path == *path).min_by_key(|act| act.first)?;
-        let back = renames().filter(|act| act.to.as_ref() == Some(path) && act.last > away.first);
+        // A hook comes before the act: both halves of an exchange that fails are told of at once. Events come after it, several at a time.
+        let after = |act: &Act| act.last > away.first || matches!(act.sensor, Rung::Fanotify | Rung::Inotify);
+        let back = renames().filter(|act| act.to.as_ref() == Some(path) && after(act));
         let back = back.max_by_key(|act| act.last)?;
         let place = |at: &HostPath| State::from([("path".to_owned(), at.to_string())]);
         let elsewhere = away.to.as_ref().unwrap_or(&back.path);

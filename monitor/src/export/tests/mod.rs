@@ -79,7 +79,7 @@ async fn sink() -> Sink {
             {
                 return (StatusCode::BAD_REQUEST, Vec::new());
             }
-            if status.is_success() {
+            if status == StatusCode::OK && !body.starts_with(b"<") {
                 sender.send_modify(|got| got.extend(logs));
             }
             (status, body)
@@ -153,6 +153,8 @@ async fn records_survive_refusals_garbage_and_restarts() {
         (StatusCode::UNAUTHORIZED, Vec::new()),
         (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
         (StatusCode::PAYLOAD_TOO_LARGE, Vec::new()),
+        (StatusCode::OK, b"<html><body>Sign in</body></html>".to_vec()),
+        (StatusCode::NO_CONTENT, Vec::new()),
         (StatusCode::OK, b"{\"status\":\"success\"}".to_vec()),
     ];
     let records = append(&handle, &["a", "b", "c"]).await;
