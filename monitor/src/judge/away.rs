@@ -10,14 +10,12 @@ use super::unit::Unit;
 
 /// Between two looks at what an installer took away, at least.
 const WAIT_FOR_INSTALLER: Duration = Duration::from_secs(1);
-/// Most looks at it.
+/// Looks at it, where nothing else has it looked at.
 const LOOKS: u32 = 200;
 
-/// How often to look for an installer that may come again within that time, and how long to wait before each look.
-pub(super) fn looks(within: Duration) -> (u8, Duration) {
-    let wait = WAIT_FOR_INSTALLER.max(within / LOOKS);
-    let looks = within.as_nanos().div_ceil(wait.as_nanos());
-    (u8::try_from(looks).unwrap_or(u8::MAX), wait)
+/// How long to wait before the next look for an installer that may come again within that time.
+pub(super) fn look_again(within: Duration) -> Duration {
+    WAIT_FOR_INSTALLER.max(within / LOOKS)
 }
 
 /// Its installer took it away, or its plugin out of the chain, and put nothing in its place.

@@ -198,6 +198,7 @@ impl Judge {
         let keep = unit.is_volume() || unit.object().rule.class == Class::Rotated;
         let apart = unit.apart_mut();
         apart.unreadable = None;
+        apart.away = None;
         apart.resealed &= superseded;
         apart.members = look.found.as_ref().map(members).unwrap_or_default();
         apart.found = look.found.filter(|_| keep).map(Box::new);
@@ -236,7 +237,7 @@ impl Judge {
         unit.untagged();
         unit.verified_now();
         let apart = unit.apart_mut();
-        apart.found = None;
+        (apart.found, apart.away) = (None, None);
         let made_of = apart.made_of.take();
         let path = unit.object().path.clone();
         let slots: Vec<_> = unit.take_inner().into_values().collect();

@@ -172,6 +172,8 @@ pub(crate) struct Apart {
     pub(super) resealed: bool,
     /// What was published, and waits for its baseline.
     pub(super) awaited: Option<Box<Awaited>>,
+    /// Since when its installer has it away.
+    pub(super) away: Option<Instant>,
     /// Why it could not be verified, as last reported.
     pub(crate) unreadable: Option<String>,
     /// Why it could not be watched, as last reported.
@@ -198,6 +200,7 @@ impl Apart {
             closed: false,
             resealed: false,
             awaited: None,
+            away: None,
             unreadable: None,
             unwatched: None,
         }
@@ -219,6 +222,7 @@ impl Apart {
             closed,
             resealed,
             awaited,
+            away,
             unreadable,
             unwatched,
         } = self;
@@ -236,6 +240,7 @@ impl Apart {
             && !closed
             && !resealed
             && awaited.is_none()
+            && away.is_none()
             && unreadable.is_none()
             && unwatched.is_none()
     }

@@ -64,6 +64,7 @@ impl Judge {
         if matches!(wait, Wait::Installer(_)) {
             // Until then nobody can say that the node is intact; nor does the agent's being ready wait for it.
             unit.standing = Standing::Unverified;
+            unit.apart_mut().away.get_or_insert_with(Instant::now);
             self.not_expected(ix);
         }
         self.schedule.at_latest(ix, Instant::now() + wait.time());
@@ -82,7 +83,7 @@ impl Judge {
         let Some(seen) = unit.seen().copied() else {
             // An installer takes it away when a node goes down, and may be back later than this agent.
             let untold = unlawful.is_empty() && verdict.findings.iter().all(|finding| news(&finding));
-            return if untold { self.comes_again(unit, look, 0) } else { None };
+            return if untold { self.comes_again(unit, look) } else { None };
         };
         if verdict.findings.is_empty() {
             // Whoever published it is about to be told of.
@@ -105,11 +106,11 @@ impl Judge {
             if unit.waited < WAITS_FOR_WRITER {
                 return Some(Wait::Writer);
             }
-            return self.comes_again(unit, look, WAITS_FOR_WRITER);
+            return self.comes_again(unit, look);
         }
         if !unlawful.is_empty()
             && unlawful.iter().all(|act| act.is_nameless())
-            && let Some(wait) = self.comes_again(unit, look, WAITS_FOR_ACTS)
+            && let Some(wait) = self.comes_again(unit, look)
         {
             return Some(wait);
         }
@@ -129,11 +130,13 @@ impl Judge {
         wait.then_some(Wait::Acts)
     }
 
-    /// Its installer, which took it away, may put it back yet; looks that waited for other things do not count.
-    fn comes_again(&self, unit: &Unit, look: &Look, others: u8) -> Option<Wait> {
-        let (looks, time) = away::looks(self.options.await_installer);
-        let may_come = unit.waited < others.saturating_add(looks);
-        (may_come && is_away(&self.writers_of(unit), unit, look)).then_some(Wait::Installer(time))
+    /// Its installer, which took it away, may put it back yet. How often it is looked at meanwhile does not count: whatever happens around it
+    /// has it looked at.
+    fn comes_again(&self, unit: &Unit, look: &Look) -> Option<Wait> {
+        let within = self.options.await_installer;
+        let may_come = !within.is_zero() && unit.apart().away.is_none_or(|since| since.elapsed() < within);
+        let wait = Wait::Installer(away::look_again(within));
+        (may_come && is_away(&self.writers_of(unit), unit, look)).then_some(wait)
     }
 
     /// Its pod's own directory is gone, and no act on a name tells how: a pod that ended before its volume was looked at, or one of
