@@ -24,6 +24,9 @@ const MAX_KEYS: u64 = 4 << 20;
 /// Bytes of paths in the diff of one record.
 const MAX_DIFF: usize = 16 << 10;
 
+/// What a journal says was accepted: name → highest revision, hex SHA-256 of its payload, when.
+pub(super) type InJournal = BTreeMap<String, (u64, String, Time)>;
+
 /// Keeps the store, and remembers what has been refused, so that each refusal is recorded once.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -55,6 +58,29 @@ impl Keeper {
             refused_now: false,
             started: false,
         })
+    }
+
+    /// Holds the store against the journal, which knows what was accepted, too: what one of them has forgotten.
+    pub(super) fn held_against(&mut self, journal: &InJournal, fresh: bool) -> Vec<String> {
+        let mut forgotten = Vec::new();
+        if fresh && self.store.has_accepted() {
+            forgotten.push(
+                "the journal is new, though baselines were accepted here: the one before was taken away"
+                    .to_owned(),
+            );
+        }
+        for (name, (revision, sha256, at)) in journal {
+            let news = self.store.recall(name, *revision, sha256, *at).unwrap_or_else(|error| {
+                tracing::error!(%error, "what the journal says was accepted is not in the ledger");
+                true
+            });
+            if news {
+                forgotten.push(format!(
+                    "the ledger of baselines did not know {name} revision {revision}, which the journal says was accepted: lower ones stay refused"
+                ));
+            }
+        }
+        forgotten
     }
 
     /// Cluster and labels of the node are these from now on: scopes are compared with them. What is in force stays in force.

@@ -26,7 +26,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::baseline::secret::SecretKey;
-use crate::baseline::{Context, Error, Root};
+use crate::baseline::store::FIRST_USE;
+use crate::baseline::{Context, Error, Root, trust};
 use crate::config::{Baselines, Config};
 use crate::export::summary::{self, Summed};
 use crate::export::{ExportError, Exporter, Policy, Resource};
@@ -38,7 +39,7 @@ use crate::sensor::Health;
 use crate::status::{Server, Socket};
 
 use self::attend::{Agent, send};
-use self::baselines::Keeper;
+use self::baselines::{InJournal, Keeper};
 use self::events::Events;
 use self::first_use::FirstUse;
 use self::pods::Pods;
@@ -175,7 +176,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     for record in &history.violations {
         judge.replay(record);
     }
-    drop(history);
+    let accepted = history.accepted;
     judging.spawn(judge.run(Inputs { events, commands, queries }, judge_stop.clone()));
     serving.spawn(Server::new(queries_tx.clone(), status_events, stop.clone()).serve(socket));
 
@@ -187,7 +188,13 @@ async fn serve(config: Config) -> Result<(), StartError> {
         None
     };
     let mut keeper = Keeper::open(&config.state_dir.join("baselines"), &config.node, known_cluster)?;
-    let mut first = keeper.load(&config.baselines);
+    let fresh = recovered.fresh && recovered.tampered.is_none();
+    let forgotten = keeper.held_against(&accepted, fresh).into_iter().map(|reason| {
+        let body = GapBody { at: "journal".to_owned(), reason, ..GapBody::default() };
+        Draft::now(Severity::Critical, RecordBody::Gap(body))
+    });
+    let mut first: Vec<Draft> = forgotten.collect();
+    first.extend(keeper.load(&config.baselines));
     first.extend(keeper.offer_all(&config.baselines));
     send(&drafts_tx, first).await;
     let exporter = Arc::new(Mutex::new(exporter));
@@ -266,6 +273,20 @@ struct History {
     violations: Vec<Record>,
     last: Option<Time>,
     summed: Summed,
+    accepted: InJournal,
+}
+
+/// Takes note of a baseline that was accepted into the store.
+fn note_accepted(accepted: &mut InJournal, record: &Record) {
+    let RecordBody::BaselineAccepted(body) = &record.body else { return };
+    let (Some(name), Some(revision), Some(sha256)) = (&body.name, body.revision, &body.sha256) else {
+        return;
+    };
+    // Keys statements and trust on first use have ledgers of their own.
+    let other = [trust::NAME, FIRST_USE].contains(&name.as_str());
+    if !other && accepted.get(name).is_none_or(|(known, ..)| *known < revision) {
+        accepted.insert(name.clone(), (revision, sha256.clone(), record.time));
+    }
 }
 
 /// Reads the journal once: open violations, and when the last agent was last heard of.
@@ -290,6 +311,7 @@ fn history(handle: &JournalHandle, opened: &Opened) -> Result<History, StartErro
             history.last = Some(record.time);
             opened.note(&record);
             history.summed.note(&record);
+            note_accepted(&mut history.accepted, &record);
             let kind = record.body.kind();
             if kind.starts_with("violation.") || kind == "object.unsealed" {
                 history.violations.push(record);

@@ -234,6 +234,31 @@ impl Store {
         Ok(Self { dir: dir.to_owned(), ledger, in_force: BTreeMap::new(), rotations: Vec::new() })
     }
 
+    /// Whether anything was ever accepted here.
+    #[must_use]
+    pub fn has_accepted(&self) -> bool {
+        !self.ledger.baselines.is_empty()
+    }
+
+    /// What the journal says was accepted; whether the ledger did not know it. A ledger that was taken away lets no lower revision in again.
+    ///
+    /// # Errors
+    /// The ledger cannot be written; it counts until the agent stops.
+    pub fn recall(
+        &mut self,
+        name: &str,
+        revision: u64,
+        sha256: &str,
+        accepted_at: Time,
+    ) -> Result<bool, Error> {
+        if self.ledger.baselines.get(name).is_some_and(|seen| seen.revision >= revision) {
+            return Ok(false);
+        }
+        let seen = Seen { revision, sha256: sha256.to_owned(), accepted_at };
+        self.ledger.baselines.insert(name.to_owned(), seen);
+        self.write_ledger(self.ledger.clone()).map(|()| true)
+    }
+
     /// Takes up what was in force. Signatures are checked again; one that has expired since still holds, and
     /// [`AcceptedBaseline::is_expired`] tells.
     pub fn load(&mut self, policy: &Policy) -> (Vec<Arc<AcceptedBaseline>>, Vec<Rejected>) {

@@ -294,6 +294,24 @@ proptest! {
 }
 
 #[test]
+fn what_the_journal_knows_is_not_forgotten_with_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    assert!(!store.has_accepted());
+    let sha256 = "ab".repeat(32);
+    assert!(store.recall("a", 4, &sha256, Time(7)).unwrap());
+    assert!(!store.recall("a", 4, &sha256, Time(7)).unwrap());
+    assert!(!store.recall("a", 3, &sha256, Time(6)).unwrap());
+    for mut store in [store, Store::open(dir.path()).unwrap()] {
+        assert!(store.has_accepted());
+        assert_eq!(
+            refused(&mut store, &simple("a", 3, "t3"), &policy()),
+            "revision 3 is lower than 4, which was accepted before"
+        );
+    }
+}
+
+#[test]
 fn the_revision_before_is_kept_until_its_transition_is_over() {
     let dir = tempfile::tempdir().unwrap();
     let at = |seconds: i64| Policy { now: Time(1_000 + seconds * 1_000_000_000), ..policy() };

@@ -29,6 +29,9 @@ pub enum ProcError {
     /// Another process took the pid while it was read.
     #[error("pid {0} was reused while it was read")]
     Reused(u32),
+    /// It became another program while it was read: what was read is of both.
+    #[error("pid {0} executed another program while it was read")]
+    Executed(u32),
 }
 
 /// A mounted procfs.
@@ -164,7 +167,7 @@ impl Proc {
     /// All that can be told of a live process. Read between two looks at its start time, so that it is one process.
     ///
     /// # Errors
-    /// The process is gone, or its pid was reused meanwhile.
+    /// The process is gone, its pid was reused meanwhile, or it executed another program.
     pub fn actor(&self, pid: u32) -> Result<Actor, ProcError> {
         let before = self.stat(pid)?;
         let status = self.status(pid)?;
@@ -174,6 +177,9 @@ impl Proc {
         let after = self.stat(pid)?;
         if before.start_ticks != after.start_ticks {
             return Err(ProcError::Reused(pid));
+        }
+        if before.comm != after.comm || exe_inode != self.exe_inode(pid) {
+            return Err(ProcError::Executed(pid));
         }
         let start_boottime = self.ticks_to_ns(after.start_ticks);
         Ok(Actor {

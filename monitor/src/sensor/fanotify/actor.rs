@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::parse::Pidfd;
 use super::sys;
-use crate::inventory::procs::Proc;
+use crate::inventory::procs::{Proc, ProcError};
 use crate::model::Actor;
 
 /// Knows processes that are gone, for instance from exec tracepoints.
@@ -48,17 +48,17 @@ impl Actors {
         })
     }
 
-    fn read(&mut self, pid: u32) -> Option<Actor> {
+    fn read(&mut self, pid: u32) -> Result<Actor, ProcError> {
         if let Some((at, actor)) = &self.last
             && actor.pid == pid
             && at.elapsed() < FRESH
-            && self.proc.stat(pid).ok()?.start_ticks == actor.start_boottime / self.proc.tick_ns()
+            && self.proc.stat(pid)?.start_ticks == actor.start_boottime / self.proc.tick_ns()
         {
-            return Some(actor.clone());
+            return Ok(actor.clone());
         }
-        let actor = self.proc.actor(pid).ok()?;
+        let actor = self.proc.actor(pid)?;
         self.last = Some((Instant::now(), actor.clone()));
-        Some(actor)
+        Ok(actor)
     }
 
     fn live(&mut self, pid: u32, pidfd: &Pidfd, quiet: u64) -> Result<Box<Actor>, String> {
@@ -66,7 +66,10 @@ impl Actors {
         if matches!(pidfd, Pidfd::Gone) {
             return Err(gone());
         }
-        let actor = self.read(pid).ok_or_else(gone)?;
+        let actor = self.read(pid).map_err(|error| match error {
+            ProcError::Executed(_) => error.to_string(),
+            _ => gone(),
+        })?;
         match pidfd {
             Pidfd::Open(fd) if sys::pidfd_alive(fd.as_fd()) => Ok(Box::new(actor)),
             Pidfd::Unsupported if actor.start_boottime + self.proc.tick_ns() < quiet => Ok(Box::new(actor)),
