@@ -28,8 +28,9 @@ pub(crate) fn directory(
     let own: Vec<Difference> = differences.iter().filter(|d| d.entry.is_none()).cloned().collect();
     let itself_acted = |act: &&Act| act.path == object.path || act.to.as_ref() == Some(&object.path);
     let on_itself: Vec<&Act> = acts.iter().copied().filter(itself_acted).collect();
-    let gone_or_other =
-        found.is_none() || last.zip(found).is_some_and(|(last, found)| last.inode() != found.inode);
+    let other = last.zip(found).is_some_and(|(last, found)| last.inode() != found.inode);
+    let came = last.is_none() && !on_itself.is_empty();
+    let gone_or_other = found.is_none() || other || came;
     if gone_or_other {
         // Its names are judged again once it is watched anew.
         return file(object, last, found, &own, &on_itself);

@@ -226,7 +226,7 @@ impl Round<'_> {
     fn taken_place(&self, act: Act, found: &Found, differences: &[Difference]) -> Finding {
         let (expected, mut actual) = merged(differences);
         actual.insert("inode".into(), found.inode.ino.to_string());
-        let from = (act.operation == Operation::Rename).then(|| format!("by {}", act.path));
+        let from = came_from(&act, &self.object.path);
         let mut finding = self.finding(ViolationKind::Replaced, Some(act), expected, actual);
         finding.detail = joined(from, differences);
         finding
@@ -244,7 +244,7 @@ impl Round<'_> {
             .or_else(|| self.pick(|act| act.touches_names() && act.operation != Operation::Unlink))
             .or_else(|| self.pick(Act::touches_names))
             .or_else(|| self.pick(|act| act.operation == Operation::Mount));
-        let from = act.as_ref().filter(|act| onto(act)).map(|act| format!("by {}", act.path));
+        let from = act.as_ref().filter(|act| onto(act)).and_then(|act| came_from(act, &self.object.path));
         let mounted = act.as_ref().is_some_and(|act| act.operation == Operation::Mount);
         let kind = if mounted { ViolationKind::MountedOver } else { ViolationKind::Replaced };
         let mut finding = self.finding(kind, act, expected, actual);
@@ -300,7 +300,9 @@ impl Round<'_> {
         let renames = || {
             self.acts.iter().filter(|act| act.operation == Operation::Rename && !act.denied && !act.failed)
         };
-        let away = renames().filter(|act| act.path == *path).min_by_key(|act| act.first)?;
+        // One that came from where nothing is watched is told by its new place alone.
+        let leaves = |act: &&&Act| act.path == *path && act.to.as_ref() != Some(path);
+        let away = renames().filter(leaves).min_by_key(|act| act.first)?;
         // A hook comes before the act: both halves of an exchange that fails are told of at once. Events come after it, several at a time.
         let after = |act: &Act| act.last > away.first || matches!(act.sensor, Rung::Fanotify | Rung::Inotify);
         let back = renames().filter(|act| act.to.as_ref() == Some(path) && after(act));
@@ -352,6 +354,11 @@ impl Round<'_> {
         finding.detail = Some(format!("{how}, and as sealed again"));
         finding
     }
+}
+
+/// By what an object was replaced, where that is known.
+fn came_from(act: &Act, path: &HostPath) -> Option<String> {
+    (act.operation == Operation::Rename && act.path != *path).then(|| format!("by {}", act.path))
 }
 
 /// How it was done, and what the differences say that it means.
