@@ -408,10 +408,13 @@ impl Day {
             record["kind"] == "baseline.accepted" && record["name"] == name && record["revision"] == revision
         })?;
         // What is published before everything was looked at under it is taken in without a word. A record that all was verified may be of
-        // another sweep, which was under way.
-        let since = accepted["time"].as_str().context("no time")?;
+        // another sweep, which was under way; and when an object was verified is kept in whole seconds.
+        self.agent.find("that all was verified", |record| {
+            record["kind"] == "object.verified" && record["seq"].as_u64() > accepted["seq"].as_u64()
+        })?;
+        let since = accepted["time"].as_str().and_then(|time| time.get(..19)).context("no time")?;
         let looked_at = |object: &Value| {
-            let verified = object["last_verified"].as_str().is_some_and(|at| at > since);
+            let verified = object["last_verified"].as_str().is_some_and(|at| at >= since);
             object["revision"] == revision && (verified || object["state"] == "unverified")
         };
         let until = Instant::now() + PATIENCE;
