@@ -39,6 +39,28 @@ pub(super) const ACTS: &[Act] = &[
         },
         &[v("/f", "replaced", "rename")],
     ),
+    prepared(
+        "exchange_an_ancestor_and_back",
+        |site| {
+            fs::create_dir(site.out().join("other"))?;
+            Ok(fs::write(site.out().join("other/f"), b"another\n")?)
+        },
+        |site, _| {
+            let other = site.out().join("other");
+            rustix::fs::renameat_with(CWD, site.lone(), CWD, &other, RenameFlags::EXCHANGE)?;
+            ensure!(fs::read(site.lone().join("f"))? == b"another\n", "not exchanged");
+            Ok(rustix::fs::renameat_with(CWD, site.lone(), CWD, &other, RenameFlags::EXCHANGE)?)
+        },
+        &[v("/f", "reverted", "rename")],
+    ),
+    act(
+        "rename_the_directory_away_and_back",
+        |site, _| {
+            fs::rename(site.dir(), site.out().join("moved"))?;
+            Ok(fs::rename(site.out().join("moved"), site.dir())?)
+        },
+        &[v("", "reverted", "rename"), v("f", "reverted", "rename"), v("g", "reverted", "rename")],
+    ),
     act(
         "remove_all_of_an_ancestor",
         |site, _| Ok(fs::remove_dir_all(site.lone())?),
