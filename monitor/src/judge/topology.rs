@@ -210,7 +210,9 @@ impl Judge {
                         Act::new(observation, path, to)
                     }
                     Fate::Came(Some(from)) => Act::new(observation, join(from, &path, &dir), Some(path)),
-                    Fate::Came(None) | Fate::Covered => Act::new(observation, path, None),
+                    // From where nothing is watched: told by its new place alone.
+                    Fate::Came(None) => Act::new(observation, path.clone(), Some(path)),
+                    Fate::Covered => Act::new(observation, path, None),
                     Fate::Options | Fate::Empty => {
                         self.schedule.at_latest(ix, now + SETTLE);
                         continue;

@@ -195,7 +195,9 @@ impl Round<'_> {
     /// Nothing stands at the path.
     fn gone(&self, differences: &[Difference]) -> Finding {
         let (expected, actual) = merged(differences);
-        let away = self.pick(|act| act.operation == Operation::Rename && act.path == self.object.path);
+        let path = &self.object.path;
+        let leaves = |act: &Act| act.path == *path && act.to.as_ref() != Some(path);
+        let away = self.pick(|act| act.operation == Operation::Rename && leaves(act));
         if let Some(act) = away {
             let to = act.to.clone();
             let mut finding = self.finding(ViolationKind::Renamed, Some(act), expected, actual);
@@ -303,10 +305,11 @@ impl Round<'_> {
         // One that came from where nothing is watched is told by its new place alone.
         let leaves = |act: &&&Act| act.path == *path && act.to.as_ref() != Some(path);
         let away = renames().filter(leaves).min_by_key(|act| act.first)?;
-        // A hook comes before the act: both halves of an exchange that fails are told of at once. Events come after it, several at a time.
-        let after = |act: &Act| act.last > away.first || matches!(act.sensor, Rung::Fanotify | Rung::Inotify);
-        let back = renames().filter(|act| act.to.as_ref() == Some(path) && after(act));
-        let back = back.max_by_key(|act| act.last)?;
+        // Events come after the act: what left and stands there has come back. A hook comes before it: both halves of an exchange that
+        // fails are told of at once.
+        let is_past = matches!(away.sensor, Rung::Fanotify | Rung::Inotify);
+        let comes = renames().filter(|act| act.to.as_ref() == Some(path) && act.last > away.first);
+        let back = comes.max_by_key(|act| act.last).or(is_past.then_some(away))?;
         let place = |at: &HostPath| State::from([("path".to_owned(), at.to_string())]);
         let elsewhere = away.to.as_ref().unwrap_or(&back.path);
         let act = Some((*away).clone());

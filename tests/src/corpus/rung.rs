@@ -38,5 +38,6 @@ pub(crate) fn told_by<'a>(rung: &str, operation: &'a str) -> &'a str {
 
 /// It sees what is done to a directory above an object, rather than its outcome.
 pub(super) fn tells_the_act(rung: &str, act: &str) -> bool {
-    rung != "inotify" || !matches!(act, "rename_an_ancestor" | "exchange_an_ancestor")
+    rung != "inotify"
+        || !matches!(act, "rename_an_ancestor" | "exchange_an_ancestor" | "exchange_an_ancestor_and_back")
 }
