@@ -296,26 +296,28 @@ impl Round<'_> {
     }
 
     /// It was moved away, by itself or with a directory above it, and back: in between something else may have stood there. A directory above
-    /// moves no time of what is below. What failed was not done twice.
+    /// moves no time of what is below.
     pub(crate) fn away_and_back(&self) -> Option<Finding> {
         let path = &self.object.path;
-        let renames = || {
-            self.acts.iter().filter(|act| act.operation == Operation::Rename && !act.denied && !act.failed)
+        let of_it = |act: &&&Act| {
+            let renamed = act.operation == Operation::Rename && !act.denied && !act.failed;
+            renamed && (act.path == *path || act.to.as_ref() == Some(path))
         };
+        let renames = || self.acts.iter().filter(of_it);
         // One that came from where nothing is watched is told by its new place alone.
-        let leaves = |act: &&&Act| act.path == *path && act.to.as_ref() != Some(path);
-        let away = renames().filter(leaves).min_by_key(|act| act.first)?;
-        // Events come after the act: what left and stands there has come back. A hook comes before it: both halves of an exchange that
-        // fails are told of at once.
-        let is_past = matches!(away.sensor, Rung::Fanotify | Rung::Inotify);
-        let comes = renames().filter(|act| act.to.as_ref() == Some(path) && act.last > away.first);
-        let back = comes.max_by_key(|act| act.last).or(is_past.then_some(away))?;
-        let place = |at: &HostPath| State::from([("path".to_owned(), at.to_string())]);
-        let elsewhere = away.to.as_ref().unwrap_or(&back.path);
+        let leaves = |act: &Act| act.to.as_ref() != Some(path);
+        // Events come after the act: what left and stands there has come back. A hook comes before it, and what is told of may have failed; but
+        // not both ways.
+        let is_past = |act: &Act| matches!(act.sensor, Rung::Fanotify | Rung::Inotify);
+        let twice = renames().map(|act| act.count).sum::<u64>() > 1;
+        let away =
+            renames().filter(|act| twice || leaves(act) && is_past(act)).min_by_key(|act| act.first)?;
         let act = Some((*away).clone());
-        let mut finding = self.finding(ViolationKind::Reverted, act, place(path), place(elsewhere));
+        let mut finding = self.finding(ViolationKind::Reverted, act, State::new(), State::new());
         finding.standing = false;
-        finding.detail = Some("moved away, and back".to_owned());
+        let to = away.to.as_ref().filter(|to| *to != path);
+        let to = to.map_or_else(|| "away".to_owned(), |to| format!("to {to}"));
+        finding.detail = Some(format!("moved {to}, and back"));
         Some(finding)
     }
 
