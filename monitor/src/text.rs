@@ -1,4 +1,4 @@
-//! Text that others chose, where a line is expected: in a terminal, a log, an error.
+//! Text that others chose: where a line is expected, in a terminal, a log, an error; and patterns of names.
 
 use std::fmt::Write as _;
 
@@ -18,6 +18,31 @@ pub fn one_line(text: &str) -> String {
         }
     }
     out
+}
+
+/// Whether a pattern, in which `*` is any number of bytes and `?` is one, means the whole name. The usual two-finger walk: on a mismatch the
+/// last `*` takes one byte more.
+pub(crate) fn wildcard(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n, mut star) = (0, 0, None);
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(b) if *b == name[n] || *b == b'?' => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((at, taken)) = star else { return false };
+                star = Some((at, taken + 1));
+                p = at + 1;
+                n = taken + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|b| *b == b'*')
 }
 
 #[cfg(test)]

@@ -290,6 +290,18 @@ impl Agent {
         )?)?)
     }
 
+    /// Asks for the objects until nothing is wrong with them; what is wrong is told if that stays so.
+    pub(crate) fn until_objects(&self, wrong: impl Fn(&[Value]) -> Option<String>) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while let Some(wrong) = wrong(&self.objects()?) {
+            if Instant::now() > until {
+                bail!("{wrong}");
+            }
+            pause(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
     /// The rung it runs on.
     pub(crate) fn rung(&self) -> Result<String> {
         Ok(self.status()?.0["sensor"]["rung"].as_str().context("no rung")?.to_owned())

@@ -176,7 +176,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     for record in &history.violations {
         judge.replay(record);
     }
-    let accepted = history.accepted;
+    drop(history.violations);
     judging.spawn(judge.run(Inputs { events, commands, queries }, judge_stop.clone()));
     serving.spawn(Server::new(queries_tx.clone(), status_events, stop.clone()).serve(socket));
 
@@ -189,7 +189,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     };
     let mut keeper = Keeper::open(&config.state_dir.join("baselines"), &config.node, known_cluster)?;
     let fresh = recovered.fresh && recovered.tampered.is_none();
-    let forgotten = keeper.held_against(&accepted, fresh).into_iter().map(|reason| {
+    let forgotten = keeper.held_against(&history.accepted, fresh).into_iter().map(|reason| {
         let body = GapBody { at: "journal".to_owned(), reason, ..GapBody::default() };
         Draft::now(Severity::Critical, RecordBody::Gap(body))
     });

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use super::error::Error;
 use super::keys::{Public, TrustedKey, Window};
 use crate::model::Time;
+use crate::text::wildcard;
 
 /// The namespace signatures must be made for (`ssh-keygen -Y sign -n`): a signature made to log in, or over a commit,
 /// is none over a baseline.
@@ -250,34 +251,12 @@ fn is_in_pattern_list(name: &str, list: &str) -> bool {
     let mut has = false;
     for pattern in list.split(',') {
         match pattern.strip_prefix('!') {
-            Some(pattern) if fits(name.as_bytes(), pattern.as_bytes()) => return false,
+            Some(pattern) if wildcard(pattern.as_bytes(), name.as_bytes()) => return false,
             Some(_) => {}
-            None => has |= fits(name.as_bytes(), pattern.as_bytes()),
+            None => has |= wildcard(pattern.as_bytes(), name.as_bytes()),
         }
     }
     has
-}
-
-/// `*` is any number of characters, `?` one.
-fn fits(name: &[u8], pattern: &[u8]) -> bool {
-    let (mut at, mut next) = (0, 0);
-    // Where the last `*` stands, and how much it takes.
-    let mut star: Option<(usize, usize)> = None;
-    while at < name.len() {
-        match pattern.get(next) {
-            Some(b'*') => {
-                star = Some((next, at));
-                next += 1;
-            }
-            Some(c) if *c == b'?' || name.get(at) == Some(c) => (at, next) = (at + 1, next + 1),
-            _ => {
-                let Some((from, taken)) = star else { return false };
-                star = Some((from, taken + 1));
-                (at, next) = (taken + 1, from + 1);
-            }
-        }
-    }
-    pattern.iter().skip(next).all(|c| *c == b'*')
 }
 
 /// Fields apart by blanks, which quotes keep together; `None` where a quote is left open.

@@ -170,18 +170,22 @@ fn http_answered(status: StatusCode, headers: &HeaderMap, body: Option<&[u8]>) -
     let reason = format!("HTTP {status}");
     match status.as_u16() {
         // The specification has 200 alone; gateways that keep it for later answer 202.
-        200 | 202 => match body.map(|body| (ExportLogsServiceResponse::decode(body), is_json_object(body))) {
-            Some((Ok(response), _)) => accepted(&response),
-            // Receivers that speak JSON, whatever they were asked in.
-            Some((Err(_), true)) => {
-                Outcome::Accepted(Some("the answer is JSON, not OTLP's protobuf".to_owned()))
+        200 | 202 => {
+            let Some(body) = body else {
+                return Outcome::Retry(None, format!("{reason}, but the answer cannot be read"));
+            };
+            match ExportLogsServiceResponse::decode(body) {
+                Ok(response) => accepted(&response),
+                // Receivers that speak JSON, whatever they were asked in.
+                Err(_) if is_json_object(body) => {
+                    Outcome::Accepted(Some("the answer is JSON, not OTLP's protobuf".to_owned()))
+                }
+                // A login page, a proxy's greeting: whoever answers so has not said that it took anything.
+                Err(_) => Outcome::Configuration(format!(
+                    "{reason}, but the answer is no OTLP: is this a receiver?"
+                )),
             }
-            // A login page, a proxy's greeting: whoever answers so has not said that it took anything.
-            Some((Err(_), false)) => {
-                Outcome::Configuration(format!("{reason}, but the answer is no OTLP: is this a receiver?"))
-            }
-            None => Outcome::Retry(None, format!("{reason}, but the answer cannot be read")),
-        },
+        }
         408 | 429 | 502 | 503 | 504 => Outcome::Retry(retry_after(headers), reason),
         413 => Outcome::TooLarge(reason),
         400 => Outcome::Poison(reason),

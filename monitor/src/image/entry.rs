@@ -23,6 +23,8 @@ const DEPTH_MAX: usize = 100;
 pub(super) const XATTRS_MAX: usize = 256;
 /// A file shorter than this is looked at for private keys.
 const WHOLE_MAX: u64 = 256 * 1024;
+/// The attribute that has a file's capabilities.
+pub(super) const CAPABILITY: &str = "security.capability";
 /// Bytes read at a time.
 const CHUNK: usize = 128 * 1024;
 /// Prefix of extended attributes in pax headers, as GNU tar, bsdtar and Go's archive/tar write them.
@@ -239,8 +241,7 @@ impl Records {
                             continue;
                         }
                         self.xattrs.retain(|(known, _)| *known != name);
-                        let value =
-                            if name == "security.capability" { capability(value) } else { value.to_vec() };
+                        let value = if name == CAPABILITY { capability(value) } else { value.to_vec() };
                         self.xattrs.push((name, value));
                         (self.xattrs.len() <= XATTRS_MAX).then_some(())?;
                     }

@@ -1,5 +1,7 @@
 //! Patterns of paths: `?` and `*` within a component, `**` across them.
 
+use crate::text::wildcard;
+
 /// A pattern over the whole of an absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(String);
@@ -34,7 +36,7 @@ impl Glob {
     }
 }
 
-/// As [`component`] goes through bytes: on a mismatch the last `**` takes one component more. To try all of them for each
+/// As [`wildcard`] goes through bytes: on a mismatch the last `**` takes one component more. To try all of them for each
 /// `**` took as long as there are ways to spread the path over them.
 fn components(pattern: &[&[u8]], path: &[&[u8]]) -> bool {
     let (mut p, mut n, mut stars) = (0, 0, None);
@@ -44,7 +46,7 @@ fn components(pattern: &[&[u8]], path: &[&[u8]]) -> bool {
                 stars = Some((p, n));
                 p += 1;
             }
-            Some(part) if component(part, path[n]) => {
+            Some(part) if wildcard(part, path[n]) => {
                 p += 1;
                 n += 1;
             }
@@ -57,30 +59,6 @@ fn components(pattern: &[&[u8]], path: &[&[u8]]) -> bool {
         }
     }
     pattern[p..].iter().all(|rest| rest == b"**")
-}
-
-/// The usual two-finger walk: on a mismatch the last `*` takes one byte more.
-pub(crate) fn component(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut p, mut n, mut star) = (0, 0, None);
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(b) if *b == name[n] || *b == b'?' => {
-                p += 1;
-                n += 1;
-            }
-            _ => {
-                let Some((at, taken)) = star else { return false };
-                star = Some((at, taken + 1));
-                p = at + 1;
-                n = taken + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|b| *b == b'*')
 }
 
 #[cfg(test)]

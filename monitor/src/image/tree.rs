@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::entry::{Entry, Meta, What, XATTRS_MAX};
+use super::entry::{CAPABILITY, Entry, Meta, What, XATTRS_MAX};
 use crate::baseline::seal::SealedBytes;
 
 /// Most files of an image.
@@ -28,7 +28,6 @@ const DRIVER: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Most bytes of paths looked up on the way to directories; real images need some hundred million.
 const STEPS_MAX: u64 = 8 << 30;
-const CAPABILITY: &str = "security.capability";
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy)]

@@ -94,11 +94,15 @@ pub fn list(root: &Root) -> Vec<(String, HostPath)> {
         let ids = root.list(&HostPath::from(dir)).unwrap_or_default();
         let ids = ids.into_keys().filter_map(|id| String::from_utf8(id.into_vec()).ok());
         bundles.extend(ids.map(|id| {
-            let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
-            (id, bundle)
+            let place = place(dir, &id, below);
+            (id, place)
         }));
     }
     bundles
+}
+
+fn place(dir: &str, id: &str, below: &str) -> HostPath {
+    HostPath::from(format!("{dir}/{id}{below}").as_str())
 }
 
 /// What the bundle of the container of that id is for.
@@ -121,12 +125,9 @@ pub fn find(root: &Root, id: &str) -> Option<NodeContainer> {
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    BUNDLES.iter().find_map(|(dir, below)| {
-        let bundle = HostPath::from(format!("{dir}/{id}{below}").as_str());
-        match at(root, id, &bundle) {
-            Bundle::Container(container) => Some(container),
-            Bundle::Other | Bundle::Unfinished => None,
-        }
+    BUNDLES.iter().find_map(|(dir, below)| match at(root, id, &place(dir, id, below)) {
+        Bundle::Container(container) => Some(container),
+        Bundle::Other | Bundle::Unfinished => None,
     })
 }
 

@@ -69,7 +69,7 @@ impl Departed {
             match containers::at(root, &id, &bundle) {
                 // The runtime has not written it yet: next time.
                 Bundle::Unfinished => {}
-                Bundle::Container(container) if self.has(&container) => {
+                Bundle::Container(container) if self.writer_of(&container).is_some() => {
                     self.remember(root, proc, hashes, container);
                 }
                 Bundle::Container(_) | Bundle::Other => _ = self.others.insert(id),
@@ -77,9 +77,9 @@ impl Departed {
         }
     }
 
-    /// Whether it is an installer's, by its name.
-    fn has(&self, container: &NodeContainer) -> bool {
-        self.writers.iter().any(|writer| writer.containers.contains(&container.name))
+    /// Whose container it is, by its name.
+    fn writer_of(&self, container: &NodeContainer) -> Option<&Arc<PodWriter>> {
+        self.writers.iter().find(|writer| writer.containers.contains(&container.name))
     }
 
     /// Notes an installer's container, if it can be: its process may not run yet.
@@ -90,8 +90,7 @@ impl Departed {
         hashes: &mut ExeHashes,
         container: NodeContainer,
     ) {
-        let writer = self.writers.iter().find(|writer| writer.containers.contains(&container.name));
-        let Some(writer) = writer else { return };
+        let Some(writer) = self.writer_of(&container) else { return };
         if self.notes.len() < NOTES_MAX
             && !self.notes.contains_key(&container.id)
             && let Some(note) = note(root, proc, hashes, container, writer)

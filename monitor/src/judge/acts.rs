@@ -94,6 +94,21 @@ impl Act {
         self.operation.runs_code()
     }
 
+    /// It is of what stands at that path, or has come there.
+    pub(crate) fn is_on(&self, path: &HostPath) -> bool {
+        self.path == *path || self.to.as_ref() == Some(path)
+    }
+
+    /// It moves what stands at that path somewhere else. What came from where nothing is watched is told by its new place alone.
+    pub(crate) fn moves_away(&self, path: &HostPath) -> bool {
+        self.operation == Operation::Rename && self.path == *path && self.to.as_ref() != Some(path)
+    }
+
+    /// It moves something to that path.
+    pub(crate) fn comes_to(&self, path: &HostPath) -> bool {
+        self.operation == Operation::Rename && self.to.as_ref() == Some(path)
+    }
+
     /// It can change bytes.
     pub(crate) const fn touches_content(&self) -> bool {
         matches!(self.operation, Operation::Write | Operation::Truncate | Operation::Mmap | Operation::Ioctl)

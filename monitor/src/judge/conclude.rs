@@ -82,7 +82,7 @@ impl Judge {
         let object = unit.object_ref();
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
         let mut attempts = verdict.attempts;
-        self.bears(ix, &look, &mut findings, &mut attempts);
+        self.without_others_acts(ix, &look, &mut findings, &mut attempts);
         self.book.explain(&mut findings);
         self.held(ix, job.ask, std::mem::take(&mut look.holders), &acts, &mut findings);
         let awaits = self
@@ -121,7 +121,7 @@ impl Judge {
 
     /// Takes acts off findings that are not of their doing: where all of it is told already, by what did it. What was taken away before can
     /// be taken away by nobody; and who opens a file whose bytes are wrong, or writes one whose mode is, has changed neither.
-    fn bears(&self, ix: Ix, look: &Look, findings: &mut [Finding], attempts: &mut Vec<Act>) {
+    fn without_others_acts(&self, ix: Ix, look: &Look, findings: &mut [Finding], attempts: &mut Vec<Act>) {
         use ViolationKind as V;
         let Some(unit) = self.units.get(ix) else { return };
         let path = &unit.object().path;
@@ -186,9 +186,11 @@ impl Judge {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = 0;
         // Nothing counts what is read of another inode, nor did before it stood there.
-        let other =
-            unit.seen().zip(look.found.as_ref()).is_none_or(|(last, found)| last.inode() != found.inode);
-        unit.reads_counted &= !other || look.found.is_none();
+        unit.reads_counted &= match (unit.seen(), &look.found) {
+            (_, None) => true,
+            (Some(last), Some(found)) => last.inode() == found.inode,
+            (None, Some(_)) => false,
+        };
         unit.set_seen(look.found.as_ref().map(Seen::from));
         unit.found_content(look.content);
         unit.verified_now();

@@ -26,8 +26,7 @@ pub(crate) fn directory(
     neighbours: &impl Neighbours,
 ) -> Verdict {
     let own: Vec<Difference> = differences.iter().filter(|d| d.entry.is_none()).cloned().collect();
-    let itself_acted = |act: &&Act| act.path == object.path || act.to.as_ref() == Some(&object.path);
-    let on_itself: Vec<&Act> = acts.iter().copied().filter(itself_acted).collect();
+    let on_itself: Vec<&Act> = acts.iter().copied().filter(|act| act.is_on(&object.path)).collect();
     let other = last.zip(found).is_some_and(|(last, found)| last.inode() != found.inode);
     let came = last.is_none() && !on_itself.is_empty();
     let gone_or_other = found.is_none() || other || came;
@@ -70,14 +69,15 @@ fn itself(
     let mut verdict = Verdict::default();
     let round = Round { object, acts };
     verdict.findings.extend(round.standing(own));
-    if verdict.findings.is_empty()
-        && let Some(finding) = round.away_and_back()
-    {
+    if !verdict.findings.is_empty() {
+        return verdict;
+    }
+    if let Some(finding) = round.away_and_back() {
         verdict.findings.push(finding);
         return verdict;
     }
     let setters: Vec<&Act> = acts.iter().copied().filter(|act| act.touches_attributes()).collect();
-    if verdict.findings.is_empty() && !setters.is_empty() {
+    if !setters.is_empty() {
         let (Some(last), Some(found)) = (last, found) else { return verdict };
         if last.ctime == found.ctime {
             verdict.attempts.extend(setters.into_iter().cloned());
@@ -102,7 +102,7 @@ struct Names<'a, N> {
 impl<N: Neighbours> Names<'_, N> {
     /// The acts on one path in the directory.
     fn on(&self, path: &HostPath) -> Vec<&Act> {
-        self.acts.iter().copied().filter(|act| act.path == *path || act.to.as_ref() == Some(path)).collect()
+        self.acts.iter().copied().filter(|act| act.is_on(path)).collect()
     }
 
     /// A name too many, too few, or of another type.
@@ -168,7 +168,7 @@ impl<N: Neighbours> Names<'_, N> {
         let mut findings = Vec::new();
         for path in present.iter().filter(|path| !told(path) && !self.neighbours.is_sealed(path)) {
             let acts = self.on(path);
-            let over = |act: &&&Act| act.operation == Operation::Rename && act.to.as_ref() == Some(path);
+            let over = |act: &&&Act| act.comes_to(path);
             let anew = self.is_taken(path) || acts.iter().any(|act| over(&act));
             let maker = decisive(acts.iter().copied().filter(|act| makes(act, path)));
             let Some(act) = maker.filter(|_| anew) else { continue };
@@ -220,7 +220,7 @@ impl<N: Neighbours> Names<'_, N> {
 /// The act puts something at `path`.
 fn makes(act: &Act, path: &HostPath) -> bool {
     match act.operation {
-        Operation::Rename => act.to.as_ref() == Some(path),
+        Operation::Rename => act.comes_to(path),
         Operation::Create | Operation::Mkdir | Operation::Mknod | Operation::Symlink | Operation::Link => {
             act.path == *path
         }

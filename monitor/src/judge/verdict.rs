@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 
 use crate::baseline::{Aspect, Difference, Found};
-use crate::model::{HostPath, InodeKey, ObjectRef, Operation, Rung, State, Time, ViolationKind};
+use crate::model::{InodeKey, ObjectRef, Operation, Rung, State, Time, ViolationKind};
 
 use super::acts::{Act, decisive};
 use super::violations::{Finding, moved_to};
@@ -94,7 +94,7 @@ pub(crate) fn file(
         // The first look: whatever differs was so before the watch began, by an act that an earlier agent's programs saw. Or nothing stood
         // there, and something was put in its place.
         match round.put_there().filter(|_| !differences.is_empty()) {
-            Some(act) => verdict.findings.push(round.taken_place(act, found, differences)),
+            put @ Some(_) => verdict.findings.push(round.other(put, None, found, differences)),
             None => verdict.findings.extend(round.standing(differences)),
         }
         if verdict.findings.is_empty() {
@@ -195,9 +195,7 @@ impl Round<'_> {
     /// Nothing stands at the path.
     fn gone(&self, differences: &[Difference]) -> Finding {
         let (expected, actual) = merged(differences);
-        let path = &self.object.path;
-        let leaves = |act: &Act| act.path == *path && act.to.as_ref() != Some(path);
-        let away = self.pick(|act| act.operation == Operation::Rename && leaves(act));
+        let away = self.pick(|act| act.moves_away(&self.object.path));
         if let Some(act) = away {
             let to = act.to.clone();
             let mut finding = self.finding(ViolationKind::Renamed, Some(act), expected, actual);
@@ -216,7 +214,7 @@ impl Round<'_> {
     fn put_there(&self) -> Option<Act> {
         let path = &self.object.path;
         self.pick(|act| match act.operation {
-            Operation::Rename => act.to.as_ref() == Some(path),
+            Operation::Rename => act.comes_to(path),
             Operation::Link | Operation::Symlink | Operation::Mkdir | Operation::Mknod => {
                 act.to.as_ref().unwrap_or(&act.path) == path
             }
@@ -224,29 +222,30 @@ impl Round<'_> {
         })
     }
 
-    /// Something else stands where nothing did at the last look.
-    fn taken_place(&self, act: Act, found: &Found, differences: &[Difference]) -> Finding {
-        let (expected, mut actual) = merged(differences);
-        actual.insert("inode".into(), found.inode.ino.to_string());
-        let from = came_from(&act, &self.object.path);
-        let mut finding = self.finding(ViolationKind::Replaced, Some(act), expected, actual);
-        finding.detail = joined(from, differences);
-        finding
-    }
-
     /// Another inode stands at the path.
     fn replaced(&self, last: &Seen, found: &Found, differences: &[Difference]) -> Finding {
-        let (mut expected, mut actual) = merged(differences);
-        expected.insert("inode".into(), last.inode().ino.to_string());
-        actual.insert("inode".into(), found.inode.ino.to_string());
-        let onto =
-            |act: &Act| act.operation == Operation::Rename && act.to.as_ref() == Some(&self.object.path);
         let act = self
-            .pick(onto)
+            .pick(|act| act.comes_to(&self.object.path))
             .or_else(|| self.pick(|act| act.touches_names() && act.operation != Operation::Unlink))
             .or_else(|| self.pick(Act::touches_names))
             .or_else(|| self.pick(|act| act.operation == Operation::Mount));
-        let from = act.as_ref().filter(|act| onto(act)).and_then(|act| came_from(act, &self.object.path));
+        self.other(act, Some(last), found, differences)
+    }
+
+    /// By that act something else stands at the path: in the place of what was there at the last look, or of nothing.
+    fn other(
+        &self,
+        act: Option<Act>,
+        last: Option<&Seen>,
+        found: &Found,
+        differences: &[Difference],
+    ) -> Finding {
+        let path = &self.object.path;
+        let (mut expected, mut actual) = merged(differences);
+        expected.extend(last.map(|last| ("inode".to_owned(), last.inode().ino.to_string())));
+        actual.insert("inode".into(), found.inode.ino.to_string());
+        let from = act.as_ref().filter(|act| act.comes_to(path) && act.path != *path);
+        let from = from.map(|act| format!("by {}", act.path));
         let mounted = act.as_ref().is_some_and(|act| act.operation == Operation::Mount);
         let kind = if mounted { ViolationKind::MountedOver } else { ViolationKind::Replaced };
         let mut finding = self.finding(kind, act, expected, actual);
@@ -299,19 +298,15 @@ impl Round<'_> {
     /// moves no time of what is below.
     pub(crate) fn away_and_back(&self) -> Option<Finding> {
         let path = &self.object.path;
-        let of_it = |act: &&&Act| {
-            let renamed = act.operation == Operation::Rename && !act.denied && !act.failed;
-            renamed && (act.path == *path || act.to.as_ref() == Some(path))
-        };
+        let of_it =
+            |act: &&&Act| act.operation == Operation::Rename && act.is_on(path) && !act.denied && !act.failed;
         let renames = || self.acts.iter().filter(of_it);
-        // One that came from where nothing is watched is told by its new place alone.
-        let leaves = |act: &Act| act.to.as_ref() != Some(path);
         // Events come after the act: what left and stands there has come back. A hook comes before it, and what is told of may have failed; but
         // not both ways.
         let is_past = |act: &Act| matches!(act.sensor, Rung::Fanotify | Rung::Inotify);
         let twice = renames().map(|act| act.count).sum::<u64>() > 1;
-        let away =
-            renames().filter(|act| twice || leaves(act) && is_past(act)).min_by_key(|act| act.first)?;
+        let went = |act: &Act| twice || is_past(act) && act.moves_away(path);
+        let away = renames().filter(|act| went(act)).min_by_key(|act| act.first)?;
         let act = Some((*away).clone());
         let mut finding = self.finding(ViolationKind::Reverted, act, State::new(), State::new());
         finding.standing = false;
@@ -359,11 +354,6 @@ impl Round<'_> {
         finding.detail = Some(format!("{how}, and as sealed again"));
         finding
     }
-}
-
-/// By what an object was replaced, where that is known.
-fn came_from(act: &Act, path: &HostPath) -> Option<String> {
-    (act.operation == Operation::Rename && act.path != *path).then(|| format!("by {}", act.path))
 }
 
 /// How it was done, and what the differences say that it means.

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::attribution::below_root;
 use crate::attribution::pods::{source_kind, volume_path};
-use crate::image::glob;
 use crate::inventory::mesh::CniDirs;
 use crate::inventory::procs::read;
 use crate::inventory::writers::KUBELET_ROOT;
 use crate::model::HostPath;
+use crate::text::wildcard;
 
 /// Longest note of a CSI volume that is read, in bytes.
 const CSI_NOTE_MAX: u64 = 64 << 10;
@@ -239,7 +239,7 @@ impl Pattern {
     /// none by it.
     #[must_use]
     pub fn is_volume(&self, volume: &str) -> bool {
-        let named = |first: &[u8]| first != b"*" && glob::component(first, volume.as_bytes());
+        let named = |first: &[u8]| first != b"*" && wildcard(first, volume.as_bytes());
         matches!(self.anchor, Anchor::Volume(_)) && self.parts.first().is_some_and(|first| named(first))
     }
 
@@ -257,7 +257,7 @@ impl Pattern {
     pub(super) fn rank(&self, place: &Place, around: &dyn Surroundings) -> Option<Rank> {
         let parts = self.anchor.parts(place)?;
         let meant = self.parts.len() <= parts.len()
-            && self.parts.iter().zip(parts).all(|(pattern, name)| glob::component(pattern, name));
+            && self.parts.iter().zip(parts).all(|(pattern, name)| wildcard(pattern, name));
         if !meant || !self.is_kind(place, around) {
             return None;
         }

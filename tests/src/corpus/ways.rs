@@ -20,6 +20,12 @@ fn tmpfs(at: &Path) -> Result<()> {
     Ok(rustix::mount::mount("none", at, "tmpfs", MountFlags::empty(), None)?)
 }
 
+/// A directory `other` with a file of the same name.
+fn another_ancestor(site: &Site) -> Result<()> {
+    fs::create_dir(site.out().join("other"))?;
+    Ok(fs::write(site.out().join("other/f"), b"another\n")?)
+}
+
 /// All acts of this file. Those on mounts are done in a mount namespace of their own, which ends with the actor.
 pub(super) const ACTS: &[Act] = &[
     act(
@@ -29,10 +35,7 @@ pub(super) const ACTS: &[Act] = &[
     ),
     prepared(
         "exchange_an_ancestor",
-        |site| {
-            fs::create_dir(site.out().join("other"))?;
-            Ok(fs::write(site.out().join("other/f"), b"another\n")?)
-        },
+        another_ancestor,
         |site, _| {
             let other = site.out().join("other");
             Ok(rustix::fs::renameat_with(CWD, site.lone(), CWD, other, RenameFlags::EXCHANGE)?)
@@ -41,10 +44,7 @@ pub(super) const ACTS: &[Act] = &[
     ),
     prepared(
         "exchange_an_ancestor_and_back",
-        |site| {
-            fs::create_dir(site.out().join("other"))?;
-            Ok(fs::write(site.out().join("other/f"), b"another\n")?)
-        },
+        another_ancestor,
         |site, _| {
             let other = site.out().join("other");
             rustix::fs::renameat_with(CWD, site.lone(), CWD, &other, RenameFlags::EXCHANGE)?;

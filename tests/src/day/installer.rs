@@ -5,13 +5,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::mesh::{INSTALLER, MESHES};
 use super::node::{CNI_BIN, CNI_CONF, CNI_RUN, Node};
 use super::{Day, seal};
-use crate::agent::{PATIENCE, pause};
 use crate::pods::container::BUNDLES;
 
 /// Upgrades in one day.
@@ -129,20 +128,15 @@ impl Day {
     /// Waits until these objects are in that state.
     fn are(&self, wanted: &[PathBuf], state: &str) -> Result<()> {
         let wanted: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
-        let until = std::time::Instant::now() + PATIENCE;
-        loop {
-            let objects = self.agent.objects()?;
+        self.agent.until_objects(|objects| {
             let state_of = |path: &String| {
                 let object = objects.iter().find(|one| one["path"] == path.as_str());
                 object.and_then(|one| one["state"].as_str()).unwrap_or("unknown").to_owned()
             };
             let states: Vec<String> = wanted.iter().map(state_of).collect();
-            if states.iter().all(|now| now == state) {
-                return Ok(());
-            }
-            ensure!(std::time::Instant::now() < until, "not {state}: of {wanted:?} {states:?}");
-            pause(std::time::Duration::from_millis(50));
-        }
+            let other = states.iter().any(|now| now != state);
+            other.then(|| format!("not {state}: of {wanted:?} {states:?}"))
+        })
     }
 
     /// Waits until all that it installed is watched, and as sealed.

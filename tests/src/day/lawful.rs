@@ -1,7 +1,6 @@
 //! What befalls a node all day, and is lawful.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -9,7 +8,6 @@ use serde_json::{Value, json};
 use super::mesh::{CONSUL, INSTALLER, ISTIO, KUMA, LINKERD, MESHES, Source};
 use super::node::Node;
 use super::{Day, seal};
-use crate::agent::{PATIENCE, pause};
 
 /// Restarts of the agent in one day, by chance: each takes the kernel's verifier its time.
 const RESTARTS: usize = 1;
@@ -302,15 +300,14 @@ impl Day {
 
     /// Waits until the agent says that it awaits the baseline of what stands there.
     fn awaited(&self, volumes: &[PathBuf]) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
         let is_awaited = |object: &Value| {
             volumes.iter().any(|path| object["path"] == path.display().to_string().as_str())
                 && object["state"] == "unverified"
         };
-        while self.agent.objects()?.iter().filter(|object| is_awaited(object)).count() < volumes.len() {
-            ensure!(Instant::now() < until, "not awaited: {volumes:?}");
-            pause(Duration::from_millis(20));
-        }
+        self.agent.until_objects(|objects| {
+            let awaited = objects.iter().filter(|object| is_awaited(object)).count();
+            (awaited < volumes.len()).then(|| format!("not awaited: {volumes:?}"))
+        })?;
         let (status, code) = self.agent.status()?;
         ensure!(code == 3 && status["reasons"] == json!(["approval_awaited"]), "{status}");
         Ok(())
@@ -417,16 +414,10 @@ impl Day {
             let verified = object["last_verified"].as_str().is_some_and(|at| at >= since);
             object["revision"] == revision && (verified || object["state"] == "unverified")
         };
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let objects = self.agent.objects()?;
-            let Some(object) = objects.iter().find(|object| object["baseline"] == name && !looked_at(object))
-            else {
-                return Ok(());
-            };
-            ensure!(Instant::now() < until, "not looked at under {name} revision {revision}: {object}");
-            pause(Duration::from_millis(50));
-        }
+        self.agent.until_objects(|objects| {
+            let left = objects.iter().find(|object| object["baseline"] == name && !looked_at(object));
+            left.map(|object| format!("not looked at under {name} revision {revision}: {object}"))
+        })
     }
 
     /// Proxies and people read all day.
