@@ -16,7 +16,7 @@ use crate::model::{Actor, Time};
 /// lose its processor between them; other events do not make it longer.
 const REST: Duration = Duration::from_millis(120);
 /// How long a change of the link count waits for the name that was made or taken away: that one always comes.
-const NAME: Duration = Duration::from_secs(1);
+pub(super) const NAME: Duration = Duration::from_secs(1);
 
 /// Acts that are held back at once; the first is given as it is, if there are more.
 const HELD_MAX: usize = 256;
@@ -82,6 +82,11 @@ impl Act {
     fn is_link_count(&self) -> bool {
         self.mask & libc::FAN_ATTRIB != 0 && self.dir.is_none() && self.mask & MOVES == 0
     }
+
+    /// The inode has gone, and nothing else is told with it.
+    fn is_end(&self) -> bool {
+        self.mask & !libc::FAN_ONDIR == libc::FAN_DELETE_SELF
+    }
 }
 
 /// An act that is whole, or waits for the rest of it.
@@ -118,6 +123,11 @@ impl Held {
     fn take(&mut self, mut more: Act) -> Option<Act> {
         let held = &mut self.act;
         if held.mask & MOVES == 0 {
+            // `vfs_unlink` lets go of the inode before it tells of the name. Only a reader that is faster than that sees it by itself.
+            if more.is_end() && more.child == held.child {
+                held.mask |= libc::FAN_DELETE_SELF;
+                return None;
+            }
             // The link count changed: by this very act, if it is on the same inode (or does not tell which).
             if more.mask & NAMES == 0 || (more.child.is_some() && more.child != held.child) {
                 return Some(more);
@@ -244,6 +254,16 @@ mod tests {
         let events =
             vec![event(libc::FAN_ATTRIB, Some(&A), None), event(libc::FAN_DELETE, None, Some((&DIR, b"a")))];
         assert_eq!(feed(events), [(libc::FAN_DELETE, true, false)]);
+    }
+
+    #[test]
+    fn an_inode_that_goes_before_its_name_is_told_is_part_of_that() {
+        let events = vec![
+            event(libc::FAN_ATTRIB, Some(&A), None),
+            event(libc::FAN_DELETE_SELF, Some(&A), None),
+            event(libc::FAN_DELETE, Some(&A), Some((&DIR, b"a"))),
+        ];
+        assert_eq!(feed(events), [(libc::FAN_DELETE | libc::FAN_DELETE_SELF, true, false)]);
     }
 
     #[test]

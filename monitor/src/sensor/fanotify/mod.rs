@@ -110,7 +110,7 @@ impl FanotifySensor {
             assembler: assemble::Assembler::default(),
             translator: translate::Translator::default(),
             window: window::Window::default(),
-            gone: Vec::new(),
+            gone: std::collections::VecDeque::new(),
             full: std::collections::HashSet::new(),
             quiet: reader::boottime(),
         };

@@ -1,17 +1,18 @@
 //! The thread that reads the queue: events in, observations out, waiting where the receiver is slow. Memory stays
 //! bounded here; what waits, waits in the kernel's queue.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::time::Timespec;
 
 use super::Shared;
 use super::actor::Actors;
-use super::assemble::{Act, Assembler};
+use super::assemble::{Act, Assembler, NAME};
 use super::parse::{self, Event};
 use super::sys::{self, FileId};
 use super::translate::{Chore, Translator};
@@ -37,8 +38,9 @@ pub(super) struct Reader {
     pub(super) assembler: Assembler,
     pub(super) translator: Translator,
     pub(super) window: Window,
-    /// Inodes to forget once no event in the queue can speak of them.
-    pub(super) gone: Vec<FileId>,
+    /// Inodes to forget once no event can speak of them any more, and since when: their name is told after their end, by a process that may
+    /// have lost its processor in between.
+    pub(super) gone: VecDeque<(Instant, FileId)>,
     /// Slots below which more was made than is kept.
     pub(super) full: HashSet<Slot>,
     /// When the queue was last seen empty, in nanoseconds since boot.
@@ -89,11 +91,20 @@ impl Reader {
             self.acts(&mut locked.lock().unwrap_or_else(PoisonError::into_inner));
         }
         self.send_window()?;
-        if !self.gone.is_empty() {
-            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            self.gone.drain(..).for_each(|id| shared.table.forget(&id));
-        }
+        self.forget();
         self.queue.wait(None, true).map(drop)
+    }
+
+    /// Those that went long enough ago; the others with a later event.
+    fn forget(&mut self) {
+        let long_ago = |(since, _): &mut (Instant, FileId)| since.elapsed() >= NAME;
+        if !self.gone.front_mut().is_some_and(|first| long_ago(first)) {
+            return;
+        }
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((_, id)) = self.gone.pop_front_if(long_ago) {
+            shared.table.forget(&id);
+        }
     }
 
     /// Takes events one by one: what one makes known, the next may need.
@@ -152,7 +163,7 @@ impl Reader {
         self.translator.translate(act, &mut shared.table, &shared.places, &mut seen, &mut chores);
         for chore in chores {
             match chore {
-                Chore::Forget(id) => self.gone.push(id),
+                Chore::Forget(id) => self.gone.push_back((Instant::now(), id)),
                 Chore::Full(slot) => {
                     self.full.insert(slot);
                 }
