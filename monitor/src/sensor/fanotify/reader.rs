@@ -98,7 +98,7 @@ impl Reader {
     /// Those that went long enough ago; the others with a later event.
     fn forget(&mut self) {
         let long_ago = |(since, _): &mut (Instant, FileId)| since.elapsed() >= NAME;
-        if !self.gone.front_mut().is_some_and(|first| long_ago(first)) {
+        if !self.gone.front_mut().is_some_and(long_ago) {
             return;
         }
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
