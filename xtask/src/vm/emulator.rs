@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -34,7 +33,9 @@ enum Processors {
 
 /// The first that works of: the machine's own with KVM; one that may emulate each processor in a thread of its own, the machine's or
 /// that of Debian's backports; the machine's own.
-pub(crate) fn emulator() -> Result<Emulator> {
+///
+/// `kernel` is the image of one that the guest runs.
+pub(crate) fn emulator(kernel: &Path) -> Result<Emulator> {
     static CHOICE: OnceLock<Emulator> = OnceLock::new();
     if let Some(chosen) = CHOICE.get() {
         return Ok(chosen.clone());
@@ -42,7 +43,7 @@ pub(crate) fn emulator() -> Result<Emulator> {
     let program = cmd::find("qemu-system-x86_64")
         .context("QEMU is missing: the package qemu-system-x86 provides it")?;
     let own = |processors| Emulator { program: program.clone(), firmware: Vec::new(), processors };
-    let chosen = if kvm_works(&program) {
+    let chosen = if kvm_works(&program, kernel) {
         own(Processors::Kvm)
     } else if locks_pages_before_translation(&program) {
         own(Processors::Threads)
@@ -71,37 +72,28 @@ impl Emulator {
     }
 }
 
-/// `/dev/kvm` may be there and yet be of no use: QEMU is asked to make a processor with it.
-fn kvm_works(qemu: &Path) -> bool {
-    if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
-        return false;
-    }
-    let probe = Command::new("timeout")
-        .args(["-k", "1", "5"])
-        .arg(qemu)
-        .args([
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host",
-            "-m",
-            "64",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-        ])
-        .args(["-S", "-monitor", "stdio"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut probe) = probe else { return false };
-    if let Some(mut monitor) = probe.stdin.take() {
-        // It may be gone already; then its status says so.
-        drop(monitor.write_all(b"quit\n"));
-    }
-    probe.wait().is_ok_and(|status| status.success())
+/// `/dev/kvm` may be there and yet be of no use: without virtualisation by the processor it may interpret the guest's instructions, and stops at
+/// the first that it does not know. A kernel is asked, which comes until it misses its root and ends.
+fn kvm_works(qemu: &Path, kernel: &Path) -> bool {
+    let virtualises = |cpuinfo: String| {
+        let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+        flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+    };
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(virtualises)
+        && fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+        && boots(qemu, kernel, "kvm", "host")
+}
+
+/// Whether a kernel comes up and ends within 20 s.
+fn boots(qemu: &Path, kernel: &Path, accel: &str, cpu: &str) -> bool {
+    let mut probe = Command::new("timeout");
+    probe.args(["-k", "1", "20"]).arg(qemu).args(["-accel", accel, "-cpu", cpu, "-m", "512"]);
+    probe.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    probe.arg("-kernel").arg(kernel).args(["-append", "console=ttyS0 panic=-1"]);
+    let outcome = probe.stdin(Stdio::null()).stderr(Stdio::null()).output();
+    outcome.is_ok_and(|said| {
+        said.status.success() && String::from_utf8_lossy(&said.stdout).contains("Linux version")
+    })
 }
 
 /// With a thread for each processor, QEMU before 8.1 can keep translated code that another processor was just patching (QEMU commit

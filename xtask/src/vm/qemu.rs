@@ -153,7 +153,7 @@ fn wait(
 }
 
 fn command(spec: &VmSpec, files: &Files) -> Result<Command> {
-    let qemu = emulator::emulator()?;
+    let qemu = emulator::emulator(&spec.kernel.image)?;
     // QEMU must not outlive this process, however it ends.
     let mut command = match cmd::find("setpriv") {
         Some(setpriv) => {
