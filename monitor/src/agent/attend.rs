@@ -7,7 +7,8 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::baseline::Root;
 use crate::baseline::secret::SecretKey;
-use crate::config::reload::{Watcher, needs_restart, relaxes};
+use crate::config::reload::{Watcher, needs_restart};
+use crate::config::settings::Settings;
 use crate::config::{self, Config};
 use crate::export::Exporter;
 use crate::inventory::api::{Cluster, Remembered};
@@ -20,6 +21,7 @@ use crate::status::Query;
 use super::baselines::Keeper;
 use super::first_use::{FirstUse, Means};
 use super::pods::Pods;
+use super::settings::Held;
 use super::world::Node;
 use super::{memory, secret_key};
 
@@ -33,6 +35,8 @@ pub(super) struct Agent {
     pub(super) config: Config,
     /// Why the last reload was refused.
     pub(super) refused: Option<String>,
+    /// What the next run is held to.
+    pub(super) held: Held,
     pub(super) keeper: Keeper,
     /// The cluster's, as the judge has it.
     pub(super) secret_key: Option<Arc<SecretKey>>,
@@ -71,6 +75,7 @@ impl Agent {
                 done = &mut live, if waiting => {
                     waiting = false;
                     if done.is_ok() {
+                        self.held.write();
                         memory::trim();
                         ready.send_replace(true);
                         announce();
@@ -78,6 +83,9 @@ impl Agent {
                 }
                 _ = housekeeping.tick() => {
                     self.housekeeping().await;
+                    if !waiting {
+                        self.held.write();
+                    }
                     if std::mem::take(&mut self.told) {
                         memory::trim();
                     }
@@ -170,6 +178,8 @@ impl Agent {
         self.refused = refused;
         if self.refused.is_none() {
             drafts.extend(self.keeper.offer_all(&self.config.baselines));
+            let keys = self.keeper.key_ids(&self.config.baselines);
+            self.held.take_up(Settings::of(&self.config, keys));
         }
         send(&self.drafts, drafts).await;
         self.tell_judge().await;
@@ -185,9 +195,9 @@ impl Agent {
             Ok(keys) => keys,
             Err(e) => return Some(e.to_string()),
         };
-        if let Some(reason) = relaxes(&self.config, &self.keeper.key_ids(&self.config.baselines), &new, &keys)
-        {
-            return Some(format!("{reason}: that takes a restart"));
+        let before = Settings::of(&self.config, self.keeper.key_ids(&self.config.baselines));
+        if let Some(relaxation) = before.relaxed_by(&Settings::of(&new, keys)).first() {
+            return Some(format!("{relaxation}: that takes a restart"));
         }
         let fixed = needs_restart(&self.config, &new);
         if !fixed.is_empty() {

@@ -13,6 +13,7 @@ mod memory;
 mod pods;
 mod recorder;
 mod rung;
+mod settings;
 mod world;
 
 use std::path::Path;
@@ -28,13 +29,14 @@ use tokio_util::sync::CancellationToken;
 use crate::baseline::secret::SecretKey;
 use crate::baseline::store::FIRST_USE;
 use crate::baseline::{Context, Error, Root, trust};
+use crate::config::settings::Settings;
 use crate::config::{Baselines, Config};
 use crate::export::summary::{self, Summed};
 use crate::export::{ExportError, Exporter, Policy, Resource};
 use crate::inventory::api::{self, Known, Remembered};
 use crate::journal::{Journal, JournalHandle, Options, Reader, Recovered};
-use crate::judge::{self, Inputs, Judge};
-use crate::model::{Coverage, Draft, GapBody, Record, RecordBody, Rung, Severity, Time};
+use crate::judge::{self, Command, Inputs, Judge};
+use crate::model::{Coverage, Draft, GapBody, HostPath, Record, RecordBody, Rung, Severity, Time};
 use crate::sensor::Health;
 use crate::status::{Server, Socket};
 
@@ -44,6 +46,7 @@ use self::events::Events;
 use self::first_use::FirstUse;
 use self::pods::Pods;
 use self::recorder::Opened;
+use self::settings::Held;
 use self::world::Node;
 
 /// Events between sensor and judge; beyond that the sensor waits, and its own ring and marks take over.
@@ -196,13 +199,28 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let mut first: Vec<Draft> = forgotten.collect();
     first.extend(keeper.load(&config.baselines));
     first.extend(keeper.offer_all(&config.baselines));
+    let settings = Settings::of(&config, keeper.key_ids(&config.baselines));
+    let (held, told) = Held::open(&config.state_dir, settings, recovered.fresh);
+    first.extend(told.gap);
     send(&drafts_tx, first).await;
+    if !told.relaxations.is_empty() {
+        let file = config.file.as_ref().or(config.candidates.first());
+        let path = file.map_or_else(
+            || HostPath::from(config.state_dir.as_path()),
+            |file| HostPath::from(file.as_path()),
+        );
+        let relaxed = Command::Relaxed(path, told.relaxations);
+        if commands_tx.send(relaxed).await.is_err() {
+            tracing::error!("the judge is gone");
+        }
+    }
     let exporter = Arc::new(Mutex::new(exporter));
     let agent = Agent {
         config,
         pods: Pods::new(root.clone(), Arc::clone(&api)),
         root,
         refused: None,
+        held,
         keeper,
         secret_key,
         first_use,

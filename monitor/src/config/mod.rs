@@ -7,6 +7,7 @@ mod environment;
 mod file;
 pub mod reload;
 mod resolve;
+pub mod settings;
 pub(crate) mod units;
 mod written;
 
@@ -15,6 +16,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::profile::{ProfileError, Profiles};
 use crate::text::one_line;
@@ -64,7 +67,8 @@ pub struct Config {
 }
 
 /// Whether what is sealed is only watched or also kept from changing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Watch and report.
     Observe,
@@ -128,7 +132,8 @@ pub struct Enforce {
 }
 
 /// What becomes of enforcement without an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnAgentLoss {
     /// Lifted after the lease.
     Release,
@@ -175,7 +180,8 @@ impl fmt::Debug for Endpoint {
 }
 
 /// How OTLP is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// gRPC over HTTP/2.
     Grpc,
@@ -217,7 +223,8 @@ pub struct Sensor {
 }
 
 /// The highest rung to run on: the agent takes the best that the kernel allows, from there downwards. In rising order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RungChoice {
     /// No sensor: objects are verified, and the agent says that it is blind.
     None,

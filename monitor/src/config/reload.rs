@@ -1,5 +1,5 @@
 //! What happens when the configuration, a baseline or a key changes under a running agent: noticing it ([`Watcher`]),
-//! and telling what a reload must not do ([`relaxes`], [`needs_restart`]).
+//! and telling what a reload cannot do ([`needs_restart`]). What it must not do is told by [`super::settings`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -12,7 +12,7 @@ use inotify::{EventStream, Inotify, WatchMask};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
 
-use super::{Config, Endpoint, Mode, OnAgentLoss};
+use super::Config;
 
 /// A publish is several events; looked at once, when it is over.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -213,42 +213,6 @@ fn look(paths: &[PathBuf]) -> BTreeMap<PathBuf, Identity> {
     seen
 }
 
-/// Whether running on `new` would trust more or refuse less than `old`, and in what. `old_keys` and `new_keys` are the
-/// ids of the trusted keys. That takes a signed statement or a restart; a reload must refuse it.
-///
-/// Keys where there were none before are no relaxation: nothing could be accepted until then.
-#[must_use]
-pub fn relaxes(
-    old: &Config,
-    old_keys: &BTreeSet<String>,
-    new: &Config,
-    new_keys: &BTreeSet<String>,
-) -> Option<String> {
-    if new.mode < old.mode {
-        return Some(format!("mode: {} to {} relaxes", old.mode.as_str(), new.mode.as_str()));
-    }
-    let (fewer, before) = (new.baselines.require_signatures, old.baselines.require_signatures);
-    if fewer < before {
-        return Some(format!("baselines.requireSignatures: {before} to {fewer} relaxes"));
-    }
-    if !old_keys.is_empty()
-        && let Some(added) = new_keys.difference(old_keys).next()
-    {
-        return Some(format!("baselines.trustedKeys: another trusted key ({added}) relaxes"));
-    }
-    // Who can change the config could otherwise cut off the witness.
-    let gone = |one: &&Endpoint| !new.export.iter().any(|other| other.same_receiver(one));
-    if old.export.iter().any(|one| gone(&one)) {
-        return Some("export.otlp: without a receiver that there was relaxes".to_owned());
-    }
-    if old.mode == Mode::Enforce
-        && (old.enforce.on_agent_loss, new.enforce.on_agent_loss) == (OnAgentLoss::Keep, OnAgentLoss::Release)
-    {
-        return Some("enforce.onAgentLoss: keep to release relaxes".to_owned());
-    }
-    None
-}
-
 /// The keys that differ and are read at start only.
 #[must_use]
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -271,74 +235,17 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{Trigger, Watcher, needs_restart, relaxes};
-    use crate::config::{Config, Mode, OnAgentLoss, parse};
+    use super::{Trigger, Watcher, needs_restart};
+    use crate::config::{Config, parse};
 
     fn config() -> Config {
         parse(Path::new("/c.yaml"), "apiVersion: meshseal/v1\nnode: n\nbaselines: {requireSignatures: 2}\n")
             .unwrap()
-    }
-
-    fn keys(ids: &[&str]) -> BTreeSet<String> {
-        ids.iter().map(|&id| id.to_owned()).collect()
-    }
-
-    #[test]
-    fn a_reload_never_relaxes() {
-        let (old, one, two) = (config(), keys(&["a"]), keys(&["a", "b"]));
-        let judged = |change: &dyn Fn(&mut Config, &mut Config)| {
-            let (mut old, mut new) = (config(), config());
-            change(&mut old, &mut new);
-            relaxes(&old, &one, &new, &one)
-        };
-        assert_eq!(judged(&|_, _| {}), None);
-        assert_eq!(judged(&|_, new| new.baselines.require_signatures = 3), None);
-        assert_eq!(
-            judged(&|_, new| new.baselines.require_signatures = 1),
-            Some("baselines.requireSignatures: 2 to 1 relaxes".to_owned())
-        );
-        assert_eq!(judged(&|_, new| new.mode = Mode::Enforce), None);
-        assert_eq!(
-            judged(&|old, _| old.mode = Mode::Enforce),
-            Some("mode: enforce to observe relaxes".to_owned())
-        );
-        let receiver = |port: u16| {
-            let text =
-                format!("apiVersion: meshseal/v1\nexport: {{otlp: [{{endpoint: \"http://c:{port}\"}}]}}\n");
-            parse(Path::new("/c.yaml"), &text).unwrap().export.remove(0)
-        };
-        assert_eq!(judged(&|_, new| new.export.push(receiver(1))), None);
-        let settings = |old: &mut Config, new: &mut Config| {
-            old.export.push(receiver(1));
-            new.export.push(receiver(1));
-            new.export[0].timeout = Duration::from_secs(1);
-        };
-        assert_eq!(judged(&settings), None);
-        let another = |old: &mut Config, new: &mut Config| {
-            old.export.push(receiver(1));
-            new.export.push(receiver(2));
-        };
-        assert_eq!(
-            judged(&another),
-            Some("export.otlp: without a receiver that there was relaxes".to_owned())
-        );
-        let keep = |old: &mut Config, new: &mut Config| {
-            (old.mode, new.mode) = (Mode::Enforce, Mode::Enforce);
-            old.enforce.on_agent_loss = OnAgentLoss::Keep;
-        };
-        assert_eq!(judged(&keep), Some("enforce.onAgentLoss: keep to release relaxes".to_owned()));
-        assert_eq!(relaxes(&old, &keys(&[]), &old, &two), None);
-        assert_eq!(relaxes(&old, &two, &old, &one), None);
-        assert_eq!(relaxes(&old, &one, &old, &keys(&[])), None);
-        let another = Some("baselines.trustedKeys: another trusted key (b) relaxes".to_owned());
-        assert_eq!(relaxes(&old, &one, &old, &two), another);
-        assert_eq!(relaxes(&old, &one, &old, &keys(&["b"])), another);
     }
 
     #[test]

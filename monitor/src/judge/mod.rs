@@ -51,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::baseline::secret::SecretKey;
 use crate::baseline::{AcceptedBaseline, Context, ObserveError, Root, SealedObject};
+use crate::config::settings::Relaxation;
 use crate::inventory::handles::Handles;
 use crate::model::{Draft, HostPath, Observation, Record, Target, Time};
 use crate::sensor::{Sensor, SensorEvent};
@@ -108,6 +109,8 @@ pub enum Command {
     Inventory,
     /// The cluster's key for secrets came, changed or went.
     SecretKey(Option<Arc<SecretKey>>),
+    /// The agent itself was started on less than it ran on before, by the config at this path.
+    Relaxed(HostPath, Vec<Relaxation>),
 }
 
 /// Objects of a baseline that have a place of their own on each node: those of one pod or container of it.
@@ -359,6 +362,7 @@ impl Judge {
             Command::Uncertain(reasons) => self.uncertain = reasons,
             Command::Inventory => self.unsealed.due = true,
             Command::VerifyAll(reason) => self.verify_all(&reason),
+            Command::Relaxed(config, relaxations) => self.relaxed(config, &relaxations),
             Command::SecretKey(key) => {
                 self.options.context.secret_key = key;
                 self.verify_all("the cluster's key for secrets changed");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::baseline::{Anchor, Content, Found, FoundKind, Seal};
+use crate::config::settings::Relaxation;
 use crate::model::{
     Action, AttemptBody, ChangeBody, Class, Draft, HostPath, ObjectRef, Operation, RecordBody, Resolution,
     Rung, Severity, State, Target, Time, ViolationBody, ViolationKind,
@@ -14,6 +15,12 @@ use super::look::Look;
 use super::slots::Ix;
 use super::unit::Unit;
 use super::violations::Finding;
+
+/// What records name, though no baseline seals it.
+fn of_no_baseline(path: HostPath, class: Class) -> ObjectRef {
+    let id = crate::baseline::SealedObject::id_of("", &path).to_string();
+    ObjectRef { id, path, class, baseline: None, revision: None }
+}
 
 impl Judge {
     /// A lawful change or rotation.
@@ -49,14 +56,7 @@ impl Judge {
 
     /// Something was done to a directory above objects that changed nothing.
     pub(super) fn attempt_on_way(&mut self, path: &HostPath, act: &Act) {
-        let object = ObjectRef {
-            id: crate::baseline::SealedObject::id_of("", path).to_string(),
-            path: path.clone(),
-            class: Class::Opaque,
-            baseline: None,
-            revision: None,
-        };
-        self.attempt(&object, act);
+        self.attempt(&of_no_baseline(path.clone(), Class::Opaque), act);
     }
 
     pub(super) fn attempt(&mut self, object: &ObjectRef, act: &Act) {
@@ -87,6 +87,26 @@ impl Judge {
         );
         let draft = self.book.found(finding, severity, attack, target);
         self.out.extend(draft);
+    }
+
+    /// The agent was started on less than it ran on before. Whoever knows why acknowledges that.
+    pub(super) fn relaxed(&mut self, config: HostPath, relaxations: &[Relaxation]) {
+        let state = |value: fn(&Relaxation) -> &String| -> State {
+            relaxations.iter().map(|one| (one.key.to_owned(), value(one).clone())).collect()
+        };
+        let says: Vec<String> = relaxations.iter().map(ToString::to_string).collect();
+        self.tell(&Finding {
+            kind: ViolationKind::Itself,
+            object: of_no_baseline(config, Class::Sealed),
+            expected: state(|one| &one.before),
+            actual: state(|one| &one.after),
+            act: None,
+            operations: Vec::new(),
+            detail: Some(format!("started on less than before: {}", says.join("; "))),
+            standing: false,
+            of: None,
+            unexplained: "it was changed while no agent ran",
+        });
     }
 
     /// The pod an object belongs to, as its path tells it, and as its baseline and its container do.

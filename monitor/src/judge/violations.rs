@@ -341,8 +341,9 @@ fn goes_on(told: &ViolationBody, act: &Act) -> bool {
 /// Whether a violation of the journal was of a state that stands, rather than of something that happened and was over.
 fn stands(body: &ViolationBody) -> bool {
     let times_only = body.actual.keys().all(|key| matches!(key.as_str(), "mtime" | "ctime"));
-    // Who held it is not asked again, and what was run was run.
-    let over = matches!(body.violation, ViolationKind::HeldHandle | ViolationKind::Executed);
+    // Who held it is not asked again, and what was run was run; what the agent was started on is told by each start anew.
+    let over =
+        matches!(body.violation, ViolationKind::HeldHandle | ViolationKind::Executed | ViolationKind::Itself);
     !times_only && !over && body.actual != body.expected
 }
 

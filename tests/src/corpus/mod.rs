@@ -48,7 +48,7 @@ use self::overlay::{
 };
 use self::restart::{
     a_bad_config_is_rejected_and_the_old_one_holds, bad_baselines_are_rejected_and_the_old_one_holds,
-    killed_while_violated_it_goes_on, without_a_baseline_it_is_uncertain,
+    killed_while_violated_it_goes_on, started_on_less_it_says_so, without_a_baseline_it_is_uncertain,
 };
 use self::secret::a_secret_waits_for_the_clusters_key;
 use self::topology::{
@@ -70,6 +70,7 @@ const OTHERS: &[Case] = crate::cases![
     a_burst_on_one_object_is_counted,
     a_storm_leaves_each_object_right,
     killed_while_violated_it_goes_on,
+    started_on_less_it_says_so,
     without_a_baseline_it_is_uncertain,
     bad_baselines_are_rejected_and_the_old_one_holds,
     a_bad_config_is_rejected_and_the_old_one_holds,

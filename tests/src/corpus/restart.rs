@@ -202,3 +202,41 @@ pub(super) fn a_bad_config_is_rejected_and_the_old_one_holds() -> Result<()> {
     agent.find("violation", opened)?;
     agent.stop().map(drop)
 }
+
+pub(super) fn started_on_less_it_says_so() -> Result<()> {
+    const RECEIVER: &str = "export: { otlp: [{ endpoint: \"http://127.0.0.1:9\" }] }\n";
+    let bench = Bench::new(&["a"])?;
+    let config = bench.home.config().display().to_string();
+    bench.home.baseline("less", 1, &[&bench.path("a")])?;
+    for more in ["", RECEIVER] {
+        bench.home.configure(more)?;
+        let mut agent = Agent::start(&bench.home, 1)?;
+        let (status, code) = agent.status()?;
+        ensure!(status["posture"] == "intact" && code == 0, "{more}: {}", status["posture"]);
+        agent.stop()?;
+    }
+    bench.home.configure("")?;
+    let mut agent = Agent::start(&bench.home, 1)?;
+    let told = agent.find("violation", opened)?;
+    ensure!(told["violation"] == "self" && told["severity"] == "critical", "{told}");
+    ensure!(told["object"]["path"] == config.as_str() && told["actor"].is_null(), "{told}");
+    ensure!(told["expected"]["export.otlp"] == "http://127.0.0.1:9", "{told}");
+    ensure!(told["actual"]["export.otlp"] == "", "{told}");
+    let (status, code) = agent.status()?;
+    ensure!(status["posture"] == "violated" && code == 1, "{} ({code})", status["posture"]);
+    agent.stop()?;
+    // Told once; it stays open.
+    let agent = Agent::start(&bench.home, 1)?;
+    let (status, _) = agent.status()?;
+    ensure!(
+        status["violations"]["open"] == 1 && status["violations"]["total"] == 1,
+        "{}",
+        status["violations"]
+    );
+    agent.stop()?;
+    // Who takes away what the agent knows of its last run is told of as well.
+    fs::remove_file(bench.home.dir.join("state/settings.json"))?;
+    let mut agent = Agent::start(&bench.home, 1)?;
+    agent.find("gap", |record| record["kind"] == "gap" && record["at"] == "settings")?;
+    agent.stop().map(drop)
+}
