@@ -5,8 +5,10 @@ use std::time::Instant;
 use crate::inventory::code::Foreign;
 use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Time};
 
-/// Acts kept apart in one unit and round; more are counted in the last one's `more`.
-const MAX_ACTS: usize = 64;
+/// Acts on one object, and on all names in it, that are kept apart in one round; more are counted, and told as lost.
+const MAX_ACTS: usize = 2048;
+/// When so many wait the object is looked at before more come.
+const MANY_ACTS: usize = 256;
 
 /// What was done to one unit, by one actor, on one name, one or more times.
 #[derive(Debug, Clone)]
@@ -156,6 +158,11 @@ impl Acts {
     /// Nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.acts.is_empty() && self.more == 0 && self.since.is_none()
+    }
+
+    /// So many wait that the unit is to be looked at before more come.
+    pub(crate) const fn are_many(&self) -> bool {
+        self.acts.len() >= MANY_ACTS
     }
 
     /// Adds an act, folding it into one of the same cause.

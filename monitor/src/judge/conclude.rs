@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::baseline::{Found, FoundKind, ObserveError, Seal};
-use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, ViolationKind};
+use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, Time, ViolationKind};
 
 use super::acts::{Act, Acts};
 use super::look::{Job, Look};
 use super::slots::Ix;
-use super::unit::Standing;
+use super::unit::{Standing, Unit};
 use super::verdict::Seen;
 use super::violations::Finding;
 use super::waits::{WAITS_FOR_POD, WAITS_FOR_WRITER, Wait, lately};
@@ -20,6 +20,8 @@ use super::{Judge, RETRY};
 const LATE_EFFECT: Duration = Duration::from_secs(2);
 /// Looks after which a file that changes all the time is told as unverified.
 const NEVER_RESTS: u8 = 40;
+/// Why acts were counted only.
+const TOO_MANY: &str = "more acts on one object at once than are kept apart";
 /// How long an object that cannot be read is left alone.
 const RETRY_UNREADABLE: Duration = Duration::from_secs(10);
 
@@ -96,7 +98,7 @@ impl Judge {
         if findings.is_empty() && changed && !superseded && (rebaselined || renewed) {
             self.accepted(ix, &look, &lawful, rebaselined);
         }
-        let lately = lately(&acts, &attempts, job.closed);
+        let (lately, more) = (lately(&acts, &attempts, job.closed), acts.more);
         let opens_alone = acts.is_empty() || acts.are_opens();
         for act in attempts {
             self.attempt(&object, &act);
@@ -116,6 +118,10 @@ impl Judge {
         }
         if let Some(wait) = self.while_open(ix).filter(|_| opens_alone) {
             self.schedule.at_latest(ix, Instant::now() + wait);
+        }
+        if more > 0 {
+            let slot = self.units.get(ix).and_then(Unit::slot);
+            self.lost("judge", more, TOO_MANY, slot.map(|slot| vec![slot]), Time::now());
         }
     }
 
@@ -191,6 +197,9 @@ impl Judge {
             (Some(last), Some(found)) => last.inode() == found.inode,
             (None, Some(_)) => false,
         };
+        if let Some(found) = &look.found {
+            self.twins.note(ix, found.inode, found.nlink);
+        }
         unit.set_seen(look.found.as_ref().map(Seen::from));
         unit.found_content(look.content);
         unit.verified_now();

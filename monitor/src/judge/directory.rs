@@ -6,7 +6,8 @@ use crate::baseline::{Aspect, Difference, Found, FoundKind};
 use crate::model::{HostPath, ObjectRef, Operation, State, ViolationKind};
 
 use super::acts::{Act, decisive};
-use super::verdict::{Round, Seen, Verdict, ctime, file};
+use super::verdict::{FLAGS, Round, Seen, TICK, Verdict, ctime, file};
+use super::violations::Finding;
 
 /// What the verdict must know of the rest.
 pub(crate) trait Neighbours {
@@ -45,11 +46,18 @@ pub(crate) fn directory(
             verdict.findings.push(finding);
         }
     }
-    let passing = dir.passing(&present);
-    // A name cannot come and go without moving the directory's ctime: the act failed, or is still to come.
-    if last.zip(found).is_some_and(|(last, found)| last.ctime == found.ctime) {
-        verdict.attempts.extend(passing.into_iter().filter_map(|finding| finding.act));
-        return verdict;
+    let mut passing = dir.passing(&present);
+    // A name cannot come and go without moving the directory's ctime: the act failed, or is still to come. Unless the last look saw it
+    // already, before it was told of.
+    if let Some((_, found)) = last.zip(found).filter(|(last, found)| last.ctime == found.ctime) {
+        let seen =
+            |finding: &Finding| finding.act.as_ref().is_some_and(|act| act.first.0 <= found.ctime + TICK);
+        let (seen, failed): (Vec<Finding>, Vec<Finding>) = passing.into_iter().partition(seen);
+        verdict.attempts.extend(failed.into_iter().filter_map(|finding| finding.act));
+        if seen.is_empty() {
+            return verdict;
+        }
+        passing = seen;
     }
     verdict.incomplete = passing.iter().any(|finding| !dir.is_taken(&finding.object.path));
     verdict.findings.extend(passing);
@@ -76,17 +84,22 @@ fn itself(
         verdict.findings.push(finding);
         return verdict;
     }
-    let setters: Vec<&Act> = acts.iter().copied().filter(|act| act.touches_attributes()).collect();
+    let flags = |act: &Act| matches!(act.operation, Operation::Ioctl | Operation::FileSetattr);
+    let setters: Vec<&Act> =
+        acts.iter().copied().filter(|act| act.touches_attributes() || flags(act)).collect();
     if !setters.is_empty() {
         let (Some(last), Some(found)) = (last, found) else { return verdict };
         if last.ctime == found.ctime {
             verdict.attempts.extend(setters.into_iter().cloned());
         } else {
+            let (kind, detail) = match setters.iter().all(|act| flags(act)) {
+                true => (ViolationKind::Attributes, FLAGS),
+                false => (ViolationKind::Reverted, "changed, and as sealed again"),
+            };
             let act = decisive(setters).cloned();
-            let mut finding =
-                round.finding(ViolationKind::Reverted, act, ctime(last.ctime), ctime(found.ctime));
+            let mut finding = round.finding(kind, act, ctime(last.ctime), ctime(found.ctime));
             finding.standing = false;
-            finding.detail = Some("changed, and as sealed again".to_owned());
+            finding.detail = Some(detail.to_owned());
             verdict.findings.push(finding);
         }
     }
@@ -106,11 +119,7 @@ impl<N: Neighbours> Names<'_, N> {
     }
 
     /// A name too many, too few, or of another type.
-    fn name(
-        &self,
-        difference: &Difference,
-        present: &BTreeSet<HostPath>,
-    ) -> Option<super::violations::Finding> {
+    fn name(&self, difference: &Difference, present: &BTreeSet<HostPath>) -> Option<Finding> {
         let path = self.object.path.join(difference.entry.as_deref()?);
         if self.neighbours.is_sealed(&path) {
             // Judged as the object it is.
@@ -160,11 +169,7 @@ impl<N: Neighbours> Names<'_, N> {
 
     /// Names that were taken away and made again between two looks, of things that are no objects of their own: a socket of
     /// somebody else's looks like the one before.
-    fn made_anew(
-        &self,
-        present: &BTreeSet<HostPath>,
-        told: impl Fn(&HostPath) -> bool,
-    ) -> Vec<super::violations::Finding> {
+    fn made_anew(&self, present: &BTreeSet<HostPath>, told: impl Fn(&HostPath) -> bool) -> Vec<Finding> {
         let mut findings = Vec::new();
         for path in present.iter().filter(|path| !told(path) && !self.neighbours.is_sealed(path)) {
             let acts = self.on(path);
@@ -184,7 +189,7 @@ impl<N: Neighbours> Names<'_, N> {
     }
 
     /// Names that came and went between two looks.
-    fn passing(&self, present: &BTreeSet<HostPath>) -> Vec<super::violations::Finding> {
+    fn passing(&self, present: &BTreeSet<HostPath>) -> Vec<Finding> {
         let mut told = BTreeSet::new();
         let mut findings = Vec::new();
         for act in self.acts {

@@ -31,6 +31,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod twins;
 mod unit;
 mod units;
 mod unsealed;
@@ -67,6 +68,7 @@ use self::schedule::Schedule;
 use self::slots::{Ix, Slots};
 use self::sweep::Sweep;
 use self::topology::Ways;
+use self::twins::Twins;
 use self::unit::Unit;
 use self::units::Units;
 use self::violations::Book;
@@ -172,6 +174,7 @@ pub struct Judge {
     unsealed: unsealed::Unsealed,
     handles: Arc<Handles>,
     ways: Ways,
+    twins: Twins,
     mount_tables: layers::MountTables,
     baselines: Vec<Arc<AcceptedBaseline>>,
     uncertain: Vec<String>,
@@ -238,6 +241,7 @@ impl Judge {
             unsealed: unsealed::Unsealed::default(),
             handles: Arc::default(),
             ways: Ways::default(),
+            twins: Twins::default(),
             mount_tables: layers::MountTables::default(),
             baselines: Vec::new(),
             uncertain: Vec::new(),
@@ -392,6 +396,11 @@ impl Judge {
                         None => concerned.clear(),
                     }
                 }
+                let twins: Vec<(Ix, Act)> =
+                    concerned.iter().flat_map(|(ix, act)| self.twins.of(*ix, act, &self.units)).collect();
+                let known = |ix: Ix| concerned.iter().any(|(one, _)| *one == ix);
+                let twins: Vec<(Ix, Act)> = twins.into_iter().filter(|(ix, _)| !known(*ix)).collect();
+                concerned.extend(twins);
                 let told: Vec<Ix> = concerned.iter().map(|(ix, _)| *ix).collect();
                 for (ix, act) in concerned {
                     self.acted(ix, act, now);
@@ -420,6 +429,9 @@ impl Judge {
         let acts = &mut unit.apart_mut().acts;
         acts.push(act, now);
         let first = acts.since.unwrap_or(now);
+        if acts.are_many() {
+            return self.schedule.set(ix, now);
+        }
         let open = unit.standing == unit::Standing::Violated;
         self.schedule.set(ix, schedule::settles(first, now, open));
     }

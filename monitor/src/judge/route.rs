@@ -217,7 +217,12 @@ fn names(
     let to_dir = at_slot(slots, observation.renamed_to.as_ref().map(|(slot, _)| *slot));
     let to_dir = to_dir.as_ref();
     let Ends { from, to } = ends(observation, slots, places);
-    let own = || place(child, places).or_else(|| place(first, places)).cloned();
+    // A slot that was inherited from a directory, its own or the one it came into, tells of that directory.
+    let itself = |what: &&Use| {
+        let inherits = unit(Some(what)).filter(|ix| places.is_directory(*ix));
+        inherits.is_none_or(|ix| observation.inode.is_some() && places.inode(ix) == observation.inode)
+    };
+    let own = || place(child.filter(itself), places).or_else(|| place(first, places)).cloned();
     let path = from.clone().or_else(own).or_else(|| observation.path_in_fs.clone()).or_else(|| to.clone());
     let Some(path) = path else { return Vec::new() };
 

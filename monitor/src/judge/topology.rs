@@ -109,6 +109,8 @@ pub(super) struct Ways {
     /// When they are to be looked up again.
     pub(super) due: Option<Instant>,
     recent: Vec<(Instant, Observation)>,
+    /// Objects below what changed with a mount, since when, and at which path: whoever did that may be told of yet.
+    unexplained: Vec<(Instant, Ix, HostPath)>,
 }
 
 impl Ways {
@@ -182,7 +184,8 @@ impl Judge {
         let displaced = displaced(observation, &self.slots, &self.units, &self.ways);
         if mounts {
             self.ways.recent.retain(|(at, _)| at.elapsed() < RECENT);
-            if displaced.is_empty() && !observation.failed && self.ways.recent.len() < RECENT_MAX {
+            let unknown = displaced.is_empty() && told.is_empty() && !observation.failed;
+            if unknown && displaces(observation.operation) && self.ways.recent.len() < RECENT_MAX {
                 self.ways.recent.push((Instant::now(), observation.clone()));
             }
         }
@@ -247,9 +250,8 @@ impl Judge {
                 break;
             }
         }
-        let explained: Vec<Observation> =
-            self.ways.recent.iter().map(|(_, observation)| observation.clone()).collect();
         let now = Instant::now();
+        self.explain_by_mounts(now);
         let mut seen = HashSet::new();
         // Those that a mount explains come first.
         changed.sort_by_key(|change| !change.by_mount);
@@ -264,11 +266,31 @@ impl Judge {
                 let Some(unit) = self.units.get(ix) else { continue };
                 let known = unit.apart().acts.iter().next().is_some();
                 if change.by_mount && !known && unit.seen().is_some() {
-                    for observation in &explained {
-                        self.acted(ix, Act::new(observation, path.clone(), None), now);
-                    }
+                    self.ways.unexplained.push((now, ix, path));
+                    self.ways.stale(SETTLE);
                 }
                 self.schedule.at_latest(ix, now + SETTLE);
+            }
+        }
+    }
+
+    /// What is covered since a moment ago, and no act that is told by now says by whom: by the last of those mounts of which it is not
+    /// known what they concern.
+    fn explain_by_mounts(&mut self, now: Instant) {
+        let (due, rest) = std::mem::take(&mut self.ways.unexplained)
+            .into_iter()
+            .partition(|(since, ..)| now.saturating_duration_since(*since) >= SETTLE);
+        self.ways.unexplained = rest;
+        if !self.ways.unexplained.is_empty() {
+            self.ways.stale(SETTLE);
+        }
+        let due: Vec<(Instant, Ix, HostPath)> = due;
+        for (since, ix, path) in due {
+            let told = self.units.get(ix).is_none_or(|unit| unit.apart().acts.iter().next().is_some());
+            let before = |(at, _): &&(Instant, Observation)| *at <= since + SETTLE;
+            let last = self.ways.recent.iter().rev().find(before).filter(|_| !told);
+            if let Some(act) = last.map(|(_, observation)| Act::new(observation, path, None)) {
+                self.acted(ix, act, now);
             }
         }
     }
@@ -339,6 +361,12 @@ impl Judge {
             }
         }
     }
+}
+
+/// Other things may stand at paths after it: options change nothing there.
+const fn displaces(operation: Operation) -> bool {
+    use Operation as O;
+    matches!(operation, O::Mount | O::Umount | O::PivotRoot)
 }
 
 /// It changes what stands at paths without touching names.

@@ -12,7 +12,13 @@ use super::acts::{Act, decisive};
 use super::violations::{Finding, moved_to};
 
 /// How much older than the act that set it a ctime may be, in nanoseconds: it is that of the last tick of the clock.
-const TICK: i64 = 10_000_000;
+pub(super) const TICK: i64 = 10_000_000;
+
+/// Processes that are told of as having a part in one finding of one look, beside the first.
+const OTHERS: usize = 64;
+
+/// The detail of what an ioctl set.
+pub(super) const FLAGS: &str = "inode flags, or what only an ioctl can set";
 
 /// What is remembered of the last look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,11 +113,16 @@ pub(crate) fn file(
         }
         return verdict;
     };
-    if last.inode() != found.inode {
+    if last.inode() != found.inode || last.ctime != found.ctime && round.made_anew() {
         verdict.findings.push(round.replaced(last, found, differences));
         return verdict;
     }
-    verdict.findings.extend(round.standing(differences));
+    let (done, idle) = round.in_time(found);
+    let effective = Round { object, acts: &done };
+    verdict.findings.extend(effective.standing_by_each(differences, found.attributes.uid));
+    if !verdict.findings.is_empty() {
+        verdict.attempts.extend(idle.into_iter().cloned());
+    }
     let moved = last.ctime != found.ctime;
     if let Some(finding) = moved.then(|| round.linked(last, found)).flatten() {
         verdict.findings.push(finding);
@@ -222,6 +233,15 @@ impl Round<'_> {
         })
     }
 
+    /// What stood at the path was taken away, and something was made there: a file system may give a number out again at once.
+    fn made_anew(&self) -> bool {
+        let path = &self.object.path;
+        let away = |act: &&&Act| act.path == *path && act.operation == Operation::Unlink;
+        let made = |act: &&&Act| act.path == *path && act.operation == Operation::Create;
+        let away = self.acts.iter().filter(away).map(|act| act.first).min();
+        away.is_some_and(|away| self.acts.iter().filter(made).any(|act| act.last >= away))
+    }
+
     /// Another inode stands at the path.
     fn replaced(&self, last: &Seen, found: &Found, differences: &[Difference]) -> Finding {
         let act = self
@@ -279,6 +299,46 @@ impl Round<'_> {
         findings
     }
 
+    /// As [`Self::standing`], and the same again for each other process that may have had a part in it. Mode and attributes are changed by the owner or
+    /// root; a hook tells of whoever tries.
+    fn standing_by_each(&self, differences: &[Difference], owner: u32) -> Vec<Finding> {
+        let may = |act: &&Act| match &act.actor {
+            Ok(actor) => !act.touches_attributes() || actor.uid == 0 || actor.uid == owner,
+            Err(_) => true,
+        };
+        let able: Vec<&Act> = self.acts.iter().copied().filter(may).collect();
+        let acts = if able.iter().any(|act| act.touches_attributes()) { &able } else { self.acts };
+        let mut findings = Round { object: self.object, acts }.standing(differences);
+        let mut others = Vec::new();
+        for finding in &findings {
+            let Some(first) = &finding.act else { continue };
+            let fits = |act: &Act| match finding.kind {
+                ViolationKind::Attributes => act.touches_attributes(),
+                _ => act.touches_content(),
+            };
+            let mut told = vec![first];
+            for act in acts.iter().copied().filter(|act| fits(act) && act.actor.is_ok()) {
+                if told.len() <= OTHERS && fits(first) && !told.iter().any(|known| known.by_one(act)) {
+                    told.push(act);
+                    others.push(Finding { act: Some(act.clone()), ..finding.clone() });
+                }
+            }
+        }
+        findings.extend(others);
+        findings
+    }
+
+    /// The acts that may have made what is found what it is, and those of which a hook told after its last change: these changed nothing.
+    fn in_time(&self, found: &Found) -> (Vec<&Act>, Vec<&Act>) {
+        let hooked = |act: &Act| matches!(act.sensor, Rung::Lsm | Rung::Fentry);
+        let late = |act: &Act| hooked(act) && act.first.0 > found.ctime.saturating_add(TICK);
+        let changes = |act: &Act| act.touches_content() || act.touches_attributes();
+        let (idle, done): (Vec<&Act>, Vec<&Act>) =
+            self.acts.iter().partition(|act| changes(act) && late(act));
+        // A clock that was set back, or another's, tells nothing.
+        if done.iter().any(|act| changes(act)) { (done, idle) } else { (self.acts.to_vec(), Vec::new()) }
+    }
+
     /// A new hard link.
     fn linked(&self, last: &Seen, found: &Found) -> Option<Finding> {
         let act = self.pick(|act| act.operation == Operation::Link);
@@ -324,7 +384,7 @@ impl Round<'_> {
             let mut finding =
                 self.finding(ViolationKind::Attributes, flags, ctime(last.ctime), ctime(found.ctime));
             finding.standing = false;
-            finding.detail = Some("inode flags, or what only an ioctl can set".to_owned());
+            finding.detail = Some(FLAGS.to_owned());
             return Some(finding);
         }
         let setter = self.pick(Act::touches_attributes);

@@ -184,7 +184,7 @@ impl Judge {
         }
         let apart = unit.apart_mut();
         if lately.is_empty() {
-            apart.lately.retain(|act| act.operation == Operation::Open && !closed);
+            apart.lately.retain(|act| may_write_unseen(act) && !closed);
         } else {
             apart.lately = lately;
         }
@@ -195,11 +195,16 @@ impl Judge {
 /// Of acts just judged, those that may come to pass yet: whoever has it open may write by ways that pass no hook, until it is `closed`; and
 /// what was told as an attempt may have been kept waiting.
 pub(super) fn lately(acts: &Acts, attempts: &[Act], closed: bool) -> Vec<Act> {
-    let opened = |act: &Act| act.operation == Operation::Open && !closed;
+    let opened = |act: &Act| may_write_unseen(act) && !closed;
     let hooked = |act: &Act| matches!(act.sensor, Rung::Lsm | Rung::Fentry) && !act.denied;
     let opens = acts.iter().filter(|act| opened(act) && hooked(act));
-    let waiting = attempts.iter().filter(|act| act.operation != Operation::Open && may_still_come(act));
+    let waiting = attempts.iter().filter(|act| !may_write_unseen(act) && may_still_come(act));
     opens.chain(waiting).take(LATELY).cloned().collect()
+}
+
+/// Whoever did that may change bytes later, and pass no hook.
+const fn may_write_unseen(act: &Act) -> bool {
+    matches!(act.operation, Operation::Open | Operation::Mmap)
 }
 
 /// Hooks come before the act, and its process may be preempted in between: what moved nothing yet may do so soon. An

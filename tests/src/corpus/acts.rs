@@ -343,6 +343,25 @@ const ACTS: &[Act] = &[
         &[v("f", "replaced", "rename")],
     ),
     act(
+        "move_in",
+        |site, _| {
+            let new = site.out().join("new");
+            fs::write(&new, b"dropped")?;
+            Ok(fs::rename(new, site.dir().join("new"))?)
+        },
+        &[v("new", "unexpected", "rename")],
+    ),
+    act(
+        "move_a_directory_in",
+        |site, _| {
+            let new = site.out().join("new");
+            fs::create_dir(&new)?;
+            fs::write(new.join("file"), b"dropped")?;
+            Ok(fs::rename(new, site.dir().join("new"))?)
+        },
+        &[v("new", "unexpected", "rename")],
+    ),
+    act(
         "rename_within",
         |site, _| Ok(fs::rename(site.f(), site.dir().join("h"))?),
         &[v("f", "renamed", "rename")],
@@ -541,6 +560,14 @@ const ACTS: &[Act] = &[
         "unlink_a_lone_file",
         |site, _| Ok(fs::remove_file(site.lone().join("f"))?),
         &[v("/f", "removed", "unlink")],
+    ),
+    act(
+        "make_a_lone_file_anew",
+        |site, _| {
+            fs::remove_file(site.lone().join("f"))?;
+            Ok(fs::write(site.lone().join("f"), b"another\n")?)
+        },
+        &[some("/f", "replaced", "create")],
     ),
     act(
         "rename_over_a_lone_file",

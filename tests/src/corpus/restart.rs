@@ -210,7 +210,7 @@ pub(super) fn started_on_less_it_says_so() -> Result<()> {
     bench.home.baseline("less", 1, &[&bench.path("a")])?;
     for more in ["", RECEIVER] {
         bench.home.configure(more)?;
-        let mut agent = Agent::start(&bench.home, 1)?;
+        let agent = Agent::start(&bench.home, 1)?;
         let (status, code) = agent.status()?;
         ensure!(status["posture"] == "intact" && code == 0, "{more}: {}", status["posture"]);
         agent.stop()?;

@@ -524,16 +524,16 @@ macro_rules! acts {
 acts! {
     open_for_write_only write pwrite writev open_truncating truncate ftruncate append store_through_a_mapping chmod
     fchmod chown utimensat setxattr removexattr chmod_of_the_directory link_outside symlink mkdir mkfifo create unlink
-    rmdir rename_away rename_over rename_within rename_exchange write_the_same_bytes change_and_put_back
+    rmdir rename_away rename_over move_in move_a_directory_in rename_within rename_exchange write_the_same_bytes change_and_put_back
     write_through_a_hard_link write_through_a_bind_mount write_through_proc_root write_through_a_held_handle
     store_through_a_held_mapping sendfile
     copy_file_range splice fallocate sed_in_place write_as_an_editor_does drop_and_remove write_to_hostile_names
     drop_hostile_names replace_a_fifo by_a_child_that_lives_a_moment write_by_threads_of_one_process write_to_a_lone_file unlink_a_lone_file
-    rename_over_a_lone_file write_beside_a_lone_file read_list_and_execute
+    make_a_lone_file_anew rename_over_a_lone_file write_beside_a_lone_file read_list_and_execute
 
     pwritev2 write_by_aio write_by_io_uring write_by_io_uring_that_is_put_off write_direct punch_a_hole zero_a_range
     collapse_a_range insert_a_range store_after_mprotect write_through_a_descriptor_of_proc write_by_handle write_with_the_cursor_of_another set_acl
-    chattr clone_range clone_range_that_is_shared
+    chattr chattr_of_the_directory clone_range clone_range_that_is_shared
 
     link_an_unnamed_file rename_leaving_a_whiteout chown_of_a_link rename_over_a_link move_extents unlink_by_io_uring
     rename_by_io_uring truncate_by_io_uring write_through_a_loop_device account_processes_to_it fchmodat2 setxattrat file_setattr

@@ -165,6 +165,11 @@ pub(super) const ACTS: &[Act] = &[
         |site, _| raw::set_nodump(&File::open(site.f())?),
         &[hooks_only(some("f", "attributes", "ioctl"))],
     )),
+    on_disk(act(
+        "chattr_of_the_directory",
+        |site, _| raw::set_nodump(&File::open(site.dir())?),
+        &[hooks_only(some("", "attributes", "ioctl"))],
+    )),
     Act {
         can: |site| !shares_extents(site),
         ..act(
