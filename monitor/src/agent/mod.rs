@@ -79,6 +79,7 @@ enum StartError {
 #[must_use]
 pub fn run(config: Config) -> ExitCode {
     memory::give_back();
+    raise_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -94,6 +95,16 @@ pub fn run(config: Config) -> ExitCode {
             eprintln!("meshseal: cannot start: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As many descriptors as may be had: the default of 1,024 is for programs that use select.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "RLIMIT_NOFILE stays as it is");
     }
 }
 

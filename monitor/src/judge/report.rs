@@ -108,6 +108,7 @@ impl Judge {
             awaited += u64::from(unit.apart().awaited.is_some());
             mapped += u64::from(!unit.apart().mapped.is_empty());
         }
+        unwatched += self.ways.unclear.len() as u64;
         let now = Time::now();
         let expired = |baseline: &crate::baseline::AcceptedBaseline| {
             baseline.not_after.is_some_and(|not_after| not_after < now)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::baseline::Root;
+use crate::baseline::{ObserveError, Root};
 use crate::model::{HostPath, InodeKey, Observation, Operation, Slot, WatchKind};
 
 use super::Judge;
@@ -26,6 +26,8 @@ const ROUNDS: usize = 4;
 const RECENT: Duration = Duration::from_secs(2);
 /// At most so many of them.
 const RECENT_MAX: usize = 32;
+/// When ways that could not be looked up are so once more.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What stands at a directory's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,8 @@ pub(super) struct Ways {
     /// When they are to be looked up again.
     pub(super) due: Option<Instant>,
     recent: Vec<(Instant, Observation)>,
+    /// Those of which it could not be told what stands there when they were looked up last.
+    pub(super) unclear: HashSet<HostPath>,
     /// Objects below what changed with a mount, since when, and at which path: whoever did that may be told of yet.
     unexplained: Vec<(Instant, Ix, HostPath)>,
 }
@@ -168,12 +172,21 @@ fn above(path: &HostPath) -> impl Iterator<Item = HostPath> {
     std::iter::successors(path.parent(), HostPath::parent)
 }
 
-fn look_up(root: &Root, path: &HostPath) -> Option<(OwnedFd, Stands)> {
-    let fd = root.locate(path).ok()?;
+/// What stands at a path, if anything does.
+///
+/// # Errors
+/// It cannot be told: out of descriptors or memory, for one.
+fn look_up(root: &Root, path: &HostPath) -> Result<Option<(OwnedFd, Stands)>, String> {
+    let fd = match root.locate(path) {
+        Ok(fd) => fd,
+        Err(ObserveError::Missing) => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
     let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted).ok()?;
+    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted);
+    let stat = stat.map_err(|error| format!("{path}: cannot look: {error}"))?;
     let InodeKey { dev, ino } = InodeKey::of(&stat);
-    Some((fd, Stands { ino, dev, mount: MountId::of(stat.stx_mnt_id) }))
+    Ok(Some((fd, Stands { ino, dev, mount: MountId::of(stat.stx_mnt_id) })))
 }
 
 impl Judge {
@@ -295,13 +308,35 @@ impl Judge {
         }
     }
 
+    /// Directories of which it cannot be told what stands there: told once for each, and looked up again.
+    fn unclear(&mut self, unclear: Vec<(HostPath, String)>) {
+        if !unclear.is_empty() {
+            self.ways.stale(AGAIN);
+        }
+        let known: HashSet<HostPath> = unclear.iter().map(|(path, _)| path.clone()).collect();
+        for (path, why) in unclear {
+            if !self.ways.unclear.contains(&path) {
+                self.report_unwatched(&path, &why);
+            }
+        }
+        self.ways.unclear = known;
+    }
+
     /// One walk over all ways, from the root down.
     fn follow_once(&mut self, changed: &mut Vec<Change>) {
         let root = self.options.root.clone();
         let mut missing: HashSet<HostPath> = HashSet::new();
-        let mut found: Vec<(HostPath, Option<(OwnedFd, Stands)>)> = Vec::new();
-        for path in self.ways.ways.keys() {
-            let stands = look_up(&root, path);
+        // No descriptor is kept: there may be more ways than those a process may have.
+        let mut found: Vec<(HostPath, Option<Stands>)> = Vec::new();
+        let mut unclear = Vec::new();
+        for (path, way) in &self.ways.ways {
+            let stands = match look_up(&root, path) {
+                Ok(now) => now.map(|(_, stands)| stands),
+                Err(why) => {
+                    unclear.push((path.clone(), why));
+                    way.stands
+                }
+            };
             if stands.is_none()
                 && let Some(parent) = path.parent()
             {
@@ -313,14 +348,14 @@ impl Judge {
         let mut taken: HashMap<InodeKey, ()> =
             self.units.iter().filter_map(|(_, unit)| Some((unit.watched()?, ()))).collect();
         let mounts: HashMap<HostPath, MountId> =
-            found.iter().filter_map(|(path, now)| Some((path.clone(), now.as_ref()?.1.mount))).collect();
-        for (path, now) in found {
+            found.iter().filter_map(|(path, now)| Some((path.clone(), now.as_ref()?.mount))).collect();
+        self.unclear(unclear);
+        for (path, stands) in found {
             let own = self
                 .units
                 .find(&path)
                 .is_some_and(|ix| self.units.get(ix).is_some_and(super::Unit::is_directory));
             let Some(way) = self.ways.ways.get_mut(&path) else { continue };
-            let stands = now.as_ref().map(|(_, stands)| *stands);
             if way.stands != stands {
                 let other = way.stands.zip(stands).is_some_and(|(was, is)| was.mount != is.mount);
                 // What went with, or came with, a directory above it.
@@ -338,7 +373,7 @@ impl Judge {
                 }
                 way.stands = stands;
             }
-            let Some((fd, stands)) = now.filter(|_| !own) else { continue };
+            let Some(stands) = stands.filter(|_| !own) else { continue };
             let kind = if way.direct > 0 || missing.contains(&path) {
                 WatchKind::Parent
             } else {
@@ -348,6 +383,12 @@ impl Judge {
             if taken.insert(stands.inode(), ()).is_some() || way.watched() == Some(watched) {
                 continue;
             }
+            // What came there in between is found in the next round.
+            let again = look_up(&root, &path).ok().flatten().filter(|(_, now)| *now == stands);
+            let Some((fd, _)) = again else {
+                self.ways.stale(SETTLE);
+                continue;
+            };
             let apart = way.apart();
             let slot = apart.slot.or_else(|| self.slots.take(Use::Way(path.clone())));
             // Where it fails, it is told once for each inode.

@@ -33,7 +33,7 @@ impl Twins {
         let Some(unit) = units.get(ix).filter(|unit| on_inode && unit.object().path == act.path) else {
             return Vec::new();
         };
-        let Some(inode) = unit.seen().map(|seen| seen.inode()) else { return Vec::new() };
+        let Some(inode) = unit.seen().map(super::verdict::Seen::inode) else { return Vec::new() };
         let Some(known) = self.by_inode.get_mut(&inode) else { return Vec::new() };
         known.retain(|other| {
             units.get(*other).and_then(|unit| unit.seen()).is_some_and(|seen| seen.inode() == inode)

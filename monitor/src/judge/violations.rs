@@ -170,7 +170,9 @@ impl Book {
             _ if finding.act.is_some() => return false,
             V::Content | V::Attributes => &[V::MountedOver, V::Replaced],
             V::Removed => &[V::MountedOver, V::Renamed],
-            V::Unexpected => return self.moved_to(&finding.object.path),
+            V::Unexpected => {
+                return self.moved_to(&finding.object.path) || self.lies_over(&finding.object.path);
+            }
             _ => return false,
         };
         let told = better.iter().find_map(|kind| {
@@ -201,6 +203,12 @@ impl Book {
             .filter(|((from, kind), _)| *kind == ViolationKind::Renamed && from.parent() == path.parent())
             .filter_map(|(_, uid)| self.entries.get(uid))
             .any(|entry| entry.standing && entry.now.detail == told)
+    }
+
+    /// Whether an open violation tells that something was mounted over the directory of that name: it is of what lies over it.
+    fn lies_over(&self, path: &HostPath) -> bool {
+        let uid = path.parent().and_then(|dir| self.open.get(&(dir, ViolationKind::MountedOver)));
+        uid.and_then(|uid| self.entries.get(uid)).is_some_and(|entry| entry.standing)
     }
 
     /// Opens a violation for a finding, or updates the one that is open. `None` where there is nothing new to tell.

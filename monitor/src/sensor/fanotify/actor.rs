@@ -52,9 +52,13 @@ impl Actors {
         if let Some((at, actor)) = &self.last
             && actor.pid == pid
             && at.elapsed() < FRESH
-            && self.proc.stat(pid)?.start_ticks == actor.start_boottime / self.proc.tick_ns()
         {
-            return Ok(actor.clone());
+            // One that was renamed, or executes something else, is read anew.
+            let stat = self.proc.stat(pid)?;
+            let same = stat.start_ticks == actor.start_boottime / self.proc.tick_ns();
+            if same && stat.comm == actor.comm {
+                return Ok(actor.clone());
+            }
         }
         let actor = self.proc.actor(pid)?;
         self.last = Some((Instant::now(), actor.clone()));
