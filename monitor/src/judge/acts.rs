@@ -116,12 +116,24 @@ impl Act {
         matches!(self.operation, Operation::Write | Operation::Truncate | Operation::Mmap | Operation::Ioctl)
     }
 
+    /// It changes bytes by itself, where it changes anything.
+    pub(crate) const fn surely_writes(&self) -> bool {
+        matches!(self.operation, Operation::Write | Operation::Truncate)
+    }
+
+    /// It sets or takes away extended attributes.
+    pub(crate) const fn sets_xattrs(&self) -> bool {
+        matches!(self.operation, Operation::Setxattr | Operation::Removexattr)
+    }
+
+    /// It sets mode, owner, times or flags.
+    pub(crate) const fn sets_mode(&self) -> bool {
+        matches!(self.operation, Operation::Setattr | Operation::FileSetattr)
+    }
+
     /// It can change mode, owner, times or extended attributes.
     pub(crate) const fn touches_attributes(&self) -> bool {
-        matches!(
-            self.operation,
-            Operation::Setattr | Operation::FileSetattr | Operation::Setxattr | Operation::Removexattr
-        )
+        self.sets_mode() || self.sets_xattrs()
     }
 
     /// It changes names.

@@ -85,7 +85,8 @@ impl Judge {
         let mut findings = if superseded { Vec::new() } else { verdict.findings };
         let mut attempts = verdict.attempts;
         self.without_others_acts(ix, &look, &mut findings, &mut attempts);
-        self.book.explain(&mut findings);
+        let stands = look.found.as_ref().map(|found| (&object.path, found.inode.ino));
+        self.book.explain(&mut findings, stands);
         self.held(ix, job.ask, std::mem::take(&mut look.holders), &acts, &mut findings);
         let awaits = self
             .units

@@ -7,6 +7,7 @@ mod chains;
 mod code;
 mod late;
 mod leftovers;
+mod parts;
 mod superseded;
 mod unsealed;
 
@@ -428,10 +429,11 @@ async fn bytes_put_back_are_reverted() {
 #[tokio::test]
 async fn two_actors_two_aspects_two_violations() {
     let bench = bench().await;
+    let before = Time::now();
     std::fs::write(bench.path("/d/a"), "two").unwrap();
     std::fs::set_permissions(bench.path("/d/a"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    bench.see("sed", Operation::Write, "/d/a", |_| {}).await;
-    bench.see("chmod", Operation::Setattr, "/d/a", |_| {}).await;
+    bench.see("sed", Operation::Write, "/d/a", |seen| seen.time = before).await;
+    bench.see("chmod", Operation::Setattr, "/d/a", |seen| seen.time = before).await;
     let expected = ["opened Content /d/a Write sed", "opened Attributes /d/a Setattr chmod"];
     assert_eq!(bench.verdicts().await, expected);
 }

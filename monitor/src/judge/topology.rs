@@ -26,6 +26,9 @@ const ROUNDS: usize = 4;
 const RECENT: Duration = Duration::from_secs(2);
 /// At most so many of them.
 const RECENT_MAX: usize = 32;
+/// How long whoever mounted something is waited for, before one is taken for him of whom it is not known what he mounted: a hook tells
+/// before the act, but what it tells has to be read.
+const EXPLAINED_AFTER: Duration = Duration::from_millis(120);
 /// When ways that could not be looked up are so once more.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -292,7 +295,7 @@ impl Judge {
     fn explain_by_mounts(&mut self, now: Instant) {
         let (due, rest) = std::mem::take(&mut self.ways.unexplained)
             .into_iter()
-            .partition(|(since, ..)| now.saturating_duration_since(*since) >= SETTLE);
+            .partition(|(since, ..)| now.saturating_duration_since(*since) >= EXPLAINED_AFTER);
         self.ways.unexplained = rest;
         if !self.ways.unexplained.is_empty() {
             self.ways.stale(SETTLE);

@@ -170,6 +170,19 @@ impl Round<'_> {
         decisive(self.acts.iter().copied().filter(|act| wanted(act))).cloned()
     }
 
+    /// What tells most of what one process did of the second kind: the process that did something of the first kind, or else of the second, before
+    /// any other. Whoever came later may have found it changed already.
+    fn first_to(&self, surely: fn(&Act) -> bool, maybe: fn(&Act) -> bool) -> Option<Act> {
+        let first = |test: fn(&Act) -> bool| {
+            let passes = self.acts.iter().copied().filter(|act| act.actor.is_ok() && test(act));
+            passes.min_by_key(|act| act.first)
+        };
+        match first(surely).or_else(|| first(maybe)) {
+            Some(first) => self.pick(|act| maybe(act) && act.by_one(first)),
+            None => self.pick(maybe),
+        }
+    }
+
     /// A finding of this round.
     pub(crate) fn finding(
         &self,
@@ -290,11 +303,19 @@ impl Round<'_> {
                 findings.push(finding);
             }
         };
-        let writer =
-            || self.pick(Act::touches_content).or_else(|| self.pick(|act| act.operation == Operation::Open));
+        let written = || self.first_to(Act::surely_writes, Act::touches_content);
+        let writer = || written().or_else(|| self.pick(|act| act.operation == Operation::Open));
         add(ViolationKind::Content, differences.iter().filter(is_content).collect(), writer());
-        let setter = || self.pick(Act::touches_attributes).or_else(writer);
-        add(ViolationKind::Attributes, differences.iter().filter(is_attributes).collect(), setter());
+        let attributes: Vec<&Difference> = differences.iter().filter(is_attributes).collect();
+        // Mode and owner are not set by who sets an extended attribute, but for ACLs.
+        let only_xattrs = attributes.iter().all(|d| d.expected.keys().all(|key| key.starts_with("xattr.")));
+        let fitting = if only_xattrs { Act::sets_xattrs } else { Act::sets_mode };
+        let set = || {
+            self.first_to(fitting, fitting)
+                .or_else(|| self.first_to(Act::touches_attributes, Act::touches_attributes))
+        };
+        let setter = || set().or_else(writer);
+        add(ViolationKind::Attributes, attributes, setter());
         add(ViolationKind::Identity, differences.iter().filter(is_identity).collect(), writer());
         findings
     }

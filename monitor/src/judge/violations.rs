@@ -140,8 +140,10 @@ impl Book {
 
     /// Puts what open violations tell with better words in those words, and leaves out what has been told. What a look alone found becomes one
     /// finding where it is part of one violation: bytes and mode of what lies over an object.
-    pub(crate) fn explain(&self, findings: &mut Vec<Finding>) {
-        findings.retain_mut(|finding| !self.explains(finding));
+    ///
+    /// `stands`: the inode at the path of the object that was looked at.
+    pub(crate) fn explain(&self, findings: &mut Vec<Finding>, stands: Option<(&HostPath, u64)>) {
+        findings.retain_mut(|finding| !self.explains(finding, stands));
         let mut left: Vec<Finding> = Vec::with_capacity(findings.len());
         for finding in findings.drain(..) {
             let same = |other: &&mut Finding| {
@@ -163,7 +165,7 @@ impl Book {
     /// file that was replaced, or the absence of one that was moved away. True where all has been told: the new name
     /// of one that was moved. What the process that replaced a file does to the new one right after belongs to that too: it
     /// was looked at in between.
-    fn explains(&self, finding: &mut Finding) -> bool {
+    fn explains(&self, finding: &mut Finding, stands_there: Option<(&HostPath, u64)>) -> bool {
         use ViolationKind as V;
         let better: &[V] = match finding.kind {
             V::Content | V::Attributes if finding.act.is_some() => &[V::Replaced],
@@ -179,6 +181,11 @@ impl Book {
             let entry = self.entries.get(self.open.get(&(finding.object.path.clone(), *kind))?)?;
             // What was covered for a moment explains nothing that is found later.
             let stands = *kind != V::MountedOver || entry.standing;
+            // What was covered or replaced is there again: what is wrong with it is its own.
+            let sealed = entry.now.expected.get("inode").and_then(|ino| ino.parse().ok());
+            let back =
+                stands_there.is_some_and(|(path, ino)| *path == finding.object.path && sealed == Some(ino));
+            let stands = stands && !(back && *kind == V::MountedOver);
             let goes_on = finding.act.as_ref().is_none_or(|act| goes_on(&entry.now, act));
             (stands && goes_on).then_some((*kind, entry))
         });

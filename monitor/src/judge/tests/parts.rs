@@ -1,0 +1,126 @@
+//! Who had a part in it: several processes, several names, and more than can be kept apart.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::{Bench, bench};
+use crate::model::{InodeKey, Observation, Operation, Slot, Time};
+
+const SECOND: i64 = 1_000_000_000;
+
+/// As a process of its own does it, at that moment.
+fn by(pid: u32, uid: u32, time: Time) -> impl FnOnce(&mut Observation) {
+    move |seen| {
+        seen.time = time;
+        let actor = seen.actor.as_mut().unwrap();
+        (actor.pid, actor.tgid, actor.uid) = (pid, pid, uid);
+    }
+}
+
+/// A name in `/d` that a process makes or takes away.
+async fn name(bench: &Bench, operation: Operation, name: &str, time: Time) {
+    let on = |seen: &mut Observation| {
+        seen.time = time;
+        seen.name = Some(name.as_bytes().to_vec());
+    };
+    bench.see("sh", operation, "/d", on).await;
+}
+
+#[tokio::test]
+async fn whoever_wrote_first_is_named_and_the_others_after() {
+    let bench = bench().await;
+    let before = Time::now();
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("a", Operation::Truncate, "/x/lone", by(1, 0, before)).await;
+    bench.see("b", Operation::Write, "/x/lone", by(2, 0, Time(before.0 + 1))).await;
+    let expected = ["opened Content /x/lone Truncate a", "updated Content /x/lone Write b"];
+    assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn what_came_after_the_last_change_changed_nothing() {
+    let bench = bench().await;
+    let before = Time::now();
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("late", Operation::Write, "/x/lone", by(2, 0, Time(before.0 + 3600 * SECOND))).await;
+    bench.see("a", Operation::Truncate, "/x/lone", by(1, 0, before)).await;
+    let expected = ["attempt /x/lone Write late", "opened Content /x/lone Truncate a"];
+    assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn who_may_not_change_a_mode_has_not() {
+    let bench = bench().await;
+    let before = Time::now();
+    std::fs::set_permissions(bench.path("/x/lone"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    bench.see("nobody", Operation::Setattr, "/x/lone", by(1, 65534, before)).await;
+    bench.see("setfattr", Operation::Setxattr, "/x/lone", by(2, 0, before)).await;
+    bench.see("chmod", Operation::Setattr, "/x/lone", by(3, 0, Time(before.0 + 1))).await;
+    let told = bench.verdicts().await;
+    let expected =
+        ["opened Attributes /x/lone Setattr chmod", "updated Attributes /x/lone Setxattr setfattr"];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn what_is_moved_in_from_where_nothing_is_watched_is_unexpected() {
+    let bench = bench().await;
+    std::fs::write(bench.path("/d/new"), "dropped").unwrap();
+    let slot = bench.slot("/d");
+    bench
+        .see("mv", Operation::Rename, "/d", |seen| {
+            // It has its slot from the directory already, and is not that directory.
+            (seen.slot, seen.child_slot) = (Slot(0), Some(slot));
+            seen.inode = Some(InodeKey { dev: 1, ino: u64::MAX });
+            seen.name = Some(b"old".to_vec());
+            seen.renamed_to = Some((slot, b"new".to_vec()));
+        })
+        .await;
+    assert_eq!(bench.verdicts().await, ["opened Unexpected /d/new Rename mv"]);
+}
+
+#[tokio::test]
+async fn each_of_many_names_is_told_and_what_cannot_be_kept_apart_is_a_gap() {
+    const NAMES: usize = 1100;
+    let bench = bench().await;
+    let before = Time::now();
+    // The judge is asked for nothing meanwhile: all of it waits.
+    std::fs::write(bench.path("/d/n"), "").unwrap();
+    std::fs::remove_file(bench.path("/d/n")).unwrap();
+    for at in 0..NAMES {
+        let one = format!("n{at:04}");
+        name(&bench, Operation::Create, &one, before).await;
+        name(&bench, Operation::Unlink, &one, before).await;
+    }
+    let told = bench.verdicts().await;
+    let passed = told.iter().filter(|one| one.starts_with("opened Unexpected /d/n")).count();
+    let lost = told.iter().filter(|one| *one == "gap judge reconciled=false").count();
+    assert!(passed == NAMES || lost > 0, "{passed} of {NAMES} names, and nothing is said to be lost");
+    assert!(passed >= 512, "{passed}");
+}
+
+#[tokio::test]
+async fn what_is_done_to_an_inode_is_done_to_each_sealed_name_of_it() {
+    let make = |root: &std::path::Path| {
+        std::fs::create_dir(root.join("x")).unwrap();
+        std::fs::write(root.join("x/one"), "one").unwrap();
+        std::fs::hard_link(root.join("x/one"), root.join("x/two")).unwrap();
+    };
+    let bench = Bench::new(make, &["/x/one", "/x/two"]).await;
+    std::fs::write(bench.path("/x/one"), "two").unwrap();
+    bench.see("sed", Operation::Write, "/x/two", |_| {}).await;
+    let mut told = bench.verdicts().await;
+    told.sort();
+    assert_eq!(told, ["opened Content /x/one Write sed", "opened Content /x/two Write sed"]);
+}
+
+#[tokio::test]
+async fn what_is_made_anew_is_replaced_whatever_number_it_gets() {
+    let bench = bench().await;
+    let lone = bench.path("/x/lone");
+    std::fs::remove_file(&lone).unwrap();
+    std::fs::write(&lone, "two").unwrap();
+    let named = |seen: &mut Observation| seen.name = Some(b"lone".to_vec());
+    bench.see("sh", Operation::Unlink, "/x/lone", |_| {}).await;
+    bench.see("sh", Operation::Create, "/x", named).await;
+    assert_eq!(bench.verdicts().await, ["opened Replaced /x/lone Create sh"]);
+}
