@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::baseline::{ObserveError, Root};
-use crate::model::{HostPath, InodeKey, Observation, Operation, Slot, WatchKind};
+use crate::model::{HostPath, InodeKey, Observation, Operation, Slot, ViolationKind, WatchKind};
 
 use super::Judge;
 use super::acts::Act;
@@ -293,22 +293,33 @@ impl Judge {
     /// What is covered since a moment ago, and no act that is told by now says by whom: by the last of those mounts of which it is not
     /// known what they concern.
     fn explain_by_mounts(&mut self, now: Instant) {
-        let (due, rest) = std::mem::take(&mut self.ways.unexplained)
+        let (due, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ways.unexplained)
             .into_iter()
             .partition(|(since, ..)| now.saturating_duration_since(*since) >= EXPLAINED_AFTER);
         self.ways.unexplained = rest;
         if !self.ways.unexplained.is_empty() {
             self.ways.stale(SETTLE);
         }
-        let due: Vec<(Instant, Ix, HostPath)> = due;
         for (since, ix, path) in due {
-            let told = self.units.get(ix).is_none_or(|unit| unit.apart().acts.iter().next().is_some());
-            let before = |(at, _): &&(Instant, Observation)| *at <= since + SETTLE;
-            let last = self.ways.recent.iter().rev().find(before).filter(|_| !told);
-            if let Some(act) = last.map(|(_, observation)| Act::new(observation, path, None)) {
+            let then = |(at, _): &&(Instant, Observation)| {
+                *at <= since + SETTLE && since.saturating_duration_since(*at) < RECENT
+            };
+            let last = self.ways.recent.iter().rev().find(then).map(|(_, observation)| observation);
+            let last = last.filter(|_| !self.is_explained(ix, &path));
+            if let Some(act) = last.map(|observation| Act::new(observation, path, None)) {
                 self.acted(ix, act, now);
             }
         }
+    }
+
+    /// An act tells what came over it or took it away, or a violation does.
+    fn is_explained(&self, ix: Ix, path: &HostPath) -> bool {
+        use ViolationKind as V;
+        let waits = self.units.get(ix).is_none_or(|unit| unit.apart().acts.iter().next().is_some());
+        let judged = self.in_flight.get(&ix).is_some_and(|acts| acts.iter().next().is_some());
+        let told =
+            [V::MountedOver, V::Removed, V::Replaced].iter().any(|kind| self.book.is_open(path, *kind));
+        waits || judged || told
     }
 
     /// Directories of which it cannot be told what stands there: told once for each, and looked up again.
