@@ -26,6 +26,7 @@ const STATE: [&str; 9] = [
     "kept-slots.jsonl",
     "cluster.json",
     "first-use.json",
+    "settings.json",
     ".meshseal-sentinel",
 ];
 /// What a killed agent leaves of its canaries.
