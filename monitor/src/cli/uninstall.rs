@@ -17,7 +17,7 @@ use crate::model::Time;
 use crate::sensor::hooks::Pinned;
 
 /// What an agent keeps in its state directory. All else is not ours to remove.
-const STATE: [&str; 9] = [
+const STATE: [&str; 10] = [
     "journal",
     "baselines",
     "export",

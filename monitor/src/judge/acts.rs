@@ -91,6 +91,16 @@ impl Act {
             }
     }
 
+    /// The kernel's thread of a loop device has nothing of its own: whoever opened the file gave it to the device.
+    pub(super) fn is_for_whoever_opened(&mut self, known: &[Self]) {
+        if let Ok(worker) = &self.actor
+            && worker.is_loop_worker()
+            && let Some(opened) = known.iter().find(|known| known.operation == Operation::Open)
+        {
+            self.actor = opened.actor.clone();
+        }
+    }
+
     /// It made something code of a process that runs the object.
     pub(crate) const fn runs_code(&self) -> bool {
         self.operation.runs_code()
@@ -189,13 +199,7 @@ impl Acts {
                 act.actor = Ok(submitter.clone());
             }
         }
-        if let Ok(worker) = &act.actor
-            && worker.is_loop_worker()
-            && let Some(opened) = self.acts.iter().find(|known| known.operation == Operation::Open)
-        {
-            // It has nothing of its own: whoever opened the file gave it to the loop device.
-            act.actor = opened.actor.clone();
-        }
+        act.is_for_whoever_opened(&self.acts);
         // What passes an overlay passes its layers too, in the same call.
         if act.in_layer && self.acts.iter().any(|known| !known.in_layer && known.by_one(&act)) {
             return;

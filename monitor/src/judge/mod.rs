@@ -424,9 +424,11 @@ impl Judge {
         }
     }
 
-    fn acted(&mut self, ix: Ix, act: Act, now: Instant) {
+    fn acted(&mut self, ix: Ix, mut act: Act, now: Instant) {
         let Some(unit) = self.units.get_mut(ix) else { return };
-        let acts = &mut unit.apart_mut().acts;
+        let apart = unit.apart_mut();
+        act.is_for_whoever_opened(&apart.lately);
+        let acts = &mut apart.acts;
         acts.push(act, now);
         let first = acts.since.unwrap_or(now);
         if acts.are_many() {

@@ -114,7 +114,11 @@ pub(crate) fn file(
         return verdict;
     };
     if last.inode() != found.inode || last.ctime != found.ctime && round.made_anew() {
-        verdict.findings.push(round.replaced(last, found, differences));
+        let finding = round.replaced(last, found, differences);
+        // What was taken away is told, and what was put in its place is not yet.
+        let took = |act: &Act| act.operation == Operation::Unlink || act.moves_away(&object.path);
+        verdict.incomplete = finding.act.as_ref().is_some_and(took);
+        verdict.findings.push(finding);
         return verdict;
     }
     let (done, idle) = round.in_time(found);
