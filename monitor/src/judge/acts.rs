@@ -101,6 +101,11 @@ impl Act {
         }
     }
 
+    /// A hook of the kernel told of it, before it came to pass.
+    pub(super) const fn is_hooked(&self) -> bool {
+        matches!(self.sensor, Rung::Lsm | Rung::Fentry)
+    }
+
     /// It made something code of a process that runs the object.
     pub(crate) const fn runs_code(&self) -> bool {
         self.operation.runs_code()

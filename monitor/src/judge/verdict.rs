@@ -341,9 +341,12 @@ impl Round<'_> {
                 ViolationKind::Attributes => act.touches_attributes(),
                 _ => act.touches_content(),
             };
+            if !fits(first) {
+                continue;
+            }
             let mut told = vec![first];
             for act in acts.iter().copied().filter(|act| fits(act) && act.actor.is_ok()) {
-                if told.len() <= OTHERS && fits(first) && !told.iter().any(|known| known.by_one(act)) {
+                if told.len() <= OTHERS && !told.iter().any(|known| known.by_one(act)) {
                     told.push(act);
                     others.push(Finding { act: Some(act.clone()), ..finding.clone() });
                 }
@@ -355,8 +358,7 @@ impl Round<'_> {
 
     /// The acts that may have made what is found what it is, and those of which a hook told after its last change: these changed nothing.
     fn in_time(&self, found: &Found) -> (Vec<&Act>, Vec<&Act>) {
-        let hooked = |act: &Act| matches!(act.sensor, Rung::Lsm | Rung::Fentry);
-        let late = |act: &Act| hooked(act) && act.first.0 > found.ctime.saturating_add(TICK);
+        let late = |act: &Act| act.is_hooked() && act.first.0 > found.ctime.saturating_add(TICK);
         let changes = |act: &Act| act.touches_content() || act.touches_attributes();
         let (idle, done): (Vec<&Act>, Vec<&Act>) =
             self.acts.iter().partition(|act| changes(act) && late(act));

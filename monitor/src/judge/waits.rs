@@ -121,7 +121,7 @@ impl Judge {
         // What is seen on the disk already, and not yet told of: opening alone changes nothing.
         let coming = findings.any(|finding| match &finding.act {
             None => true,
-            Some(act) => act.operation == Operation::Open && matches!(act.sensor, Rung::Lsm | Rung::Fentry),
+            Some(act) => act.operation == Operation::Open && act.is_hooked(),
         });
         // The names have not changed yet: a rename in the middle.
         let same = look.found.as_ref().is_some_and(|found| found.inode == seen.inode());
@@ -196,8 +196,7 @@ impl Judge {
 /// what was told as an attempt may have been kept waiting.
 pub(super) fn lately(acts: &Acts, attempts: &[Act], closed: bool) -> Vec<Act> {
     let opened = |act: &Act| may_write_unseen(act) && !closed;
-    let hooked = |act: &Act| matches!(act.sensor, Rung::Lsm | Rung::Fentry) && !act.denied;
-    let opens = acts.iter().filter(|act| opened(act) && hooked(act));
+    let opens = acts.iter().filter(|act| opened(act) && act.is_hooked() && !act.denied);
     let waiting = attempts.iter().filter(|act| !may_write_unseen(act) && may_still_come(act));
     opens.chain(waiting).take(LATELY).cloned().collect()
 }

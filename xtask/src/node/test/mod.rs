@@ -360,9 +360,8 @@ fn take_up(cluster: &Cluster, agent: &Agent<'_>, sealed: &Sealed) -> Result<()> 
 }
 
 fn none_yet(agent: &Agent<'_>) -> Result<()> {
-    agent.status()?.is("intact")?;
     match agent.violations()?.as_slice() {
-        [] => Ok(()),
+        [] => agent.status()?.is("intact"),
         some => bail!("violations: {some:#?}; {}", agent.strangers()),
     }
 }
