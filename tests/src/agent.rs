@@ -31,6 +31,10 @@ MC4CAQAwBQYDK2VwBCIEICoUTKv6TlqdPnsi+OEgQcyZa+vzr+mfuehLL8DzG4Fe
 /// Longest that anything is waited for; a guest without hardware virtualisation is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longest that a start is waited for. Loading all hooks takes some 25 s where the guest's processor is interpreted and little else
+/// runs on the machine; a minute was too short beside other work.
+const START_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Which key signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signer {
@@ -219,10 +223,11 @@ impl Agent {
             child.wait()?;
             return Err(error);
         }
-        match out.recv_timeout(PATIENCE) {
+        match out.recv_timeout(START_PATIENCE) {
             Ok(line) if line == "ready" => {}
             other => {
                 let log = fs::read_to_string(home.dir.join("agent.log")).unwrap_or_default();
+                let log = format!("{log}{}", standing(child.id()));
                 child.kill()?;
                 child.wait()?;
                 bail!("the agent said {other:?} instead of `ready`: {}", tail(&log));
@@ -388,9 +393,25 @@ impl Drop for Agent {
     }
 }
 
+/// The last lines, each cut short: the resolved config alone would fill a screen.
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(8)..].join(" | ")
+    let lines: Vec<String> = text.lines().map(|line| line.chars().take(400).collect()).collect();
+    lines[lines.len().saturating_sub(24)..].join(" | ")
+}
+
+/// What each thread of a process waits for in the kernel, a line each.
+fn standing(pid: u32) -> String {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return String::new() };
+    let of = |task: &Path, name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+    let line = |task: &Path| {
+        let stack = of(task, "stack")
+            .split_whitespace()
+            .filter(|word| word.contains('+'))
+            .collect::<Vec<_>>()
+            .join(" ");
+        format!("{}: syscall {} at {stack}\n", of(task, "comm").trim(), of(task, "syscall").trim())
+    };
+    tasks.flatten().map(|task| line(&task.path())).collect()
 }
 
 /// One line per record, for failures.
