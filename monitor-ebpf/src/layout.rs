@@ -51,6 +51,7 @@ layout! {
     file_path_in_union = InUnion("file.f_path.dentry");
     file_mnt = Member("file.f_path.mnt", 8);
     path_dentry = Member("path.dentry", 8);
+    path_mnt = Member("path.mnt", 8);
     dentry_d_inode = Member("dentry.d_inode", 8);
     dentry_d_parent = Member("dentry.d_parent", 8);
     dentry_name = Member("dentry.d_name.name", 8);
@@ -87,6 +88,10 @@ layout! {
     mount_mnt = Member("mount.mnt", 0);
     mount_mnt_parent = Member("mount.mnt_parent", 8);
     mount_mnt_mountpoint = Member("mount.mnt_mountpoint", 8);
+    /// A list of the mounts on this one, each by its `mnt_child`; a new one comes last.
+    mount_mnt_mounts = Member("mount.mnt_mounts", 0);
+    mount_mnt_child = Member("mount.mnt_child", 0);
+    list_prev = Member("list_head.prev", 8);
     css_set_dfl_cgrp = Member("css_set.dfl_cgrp", 8);
     cgroup_kn = Member("cgroup.kn", 8);
     kn_name = Member("kernfs_node.name", 8);

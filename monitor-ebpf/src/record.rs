@@ -324,8 +324,8 @@ pub struct CallEnd {
     pub pid: u32,
     /// Not 0: the call failed.
     pub failed: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// Not 0: what was laid over a directory or file is that directory or file itself.
+    pub same: u32,
 }
 
 // No padding: the sizes are the sums of the fields.

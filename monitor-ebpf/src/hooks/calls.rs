@@ -12,11 +12,51 @@ use monitor_ebpf::limits;
 use monitor_ebpf::record::{CallEnd, EVENT_ENDS, HookId, KIND_CALL_END, Op};
 
 use super::emit;
-use crate::kernel::{Ptr, arg, constant, field, layout};
+use crate::kernel::{Ptr, arg, constant, field, known, layout, read_ptr};
+
+/// What a call lays something over: a place in a mount; nulls where it takes something away.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    mnt: Ptr,
+    dentry: Ptr,
+}
+
+impl Place {
+    pub(super) const NONE: Self = Self { mnt: core::ptr::null(), dentry: core::ptr::null() };
+
+    /// # Safety
+    /// `path` is a typed `struct path *` and not null.
+    #[inline(always)]
+    pub(super) unsafe fn of(path: Ptr) -> Self {
+        // SAFETY: the caller's word.
+        unsafe { Self { mnt: field(path, layout!(path_mnt)), dentry: field(path, layout!(path_dentry)) } }
+    }
+
+    /// What came to lie here last is what lies under it, once more: a service's sandbox is made of the host's own directories, each
+    /// mounted over itself, and of its root, which becomes its root again.
+    #[inline(always)]
+    fn is_covered_by_itself(self) -> bool {
+        let found =
+            known(layout!(mount_mnt_mounts)) && known(layout!(mount_mnt_child)) && known(layout!(list_prev));
+        if self.mnt.is_null() || !found {
+            return false;
+        }
+        let mount = self.mnt.wrapping_byte_sub(layout!(mount_mnt) as usize);
+        let newest = read_ptr(mount, layout!(mount_mnt_mounts) + layout!(list_prev));
+        if newest.is_null() || newest == mount.wrapping_byte_add(layout!(mount_mnt_mounts) as usize) {
+            return false;
+        }
+        let child = newest.wrapping_byte_sub(layout!(mount_mnt_child) as usize);
+        let at = read_ptr(child, layout!(mount_mnt_mountpoint));
+        let root = read_ptr(child, layout!(mount_mnt) + layout!(vfsmount_mnt_root));
+        at == self.dentry && root == self.dentry
+    }
+}
 
 /// Threads inside a call that a hook told of.
 #[btf_map]
-static CALLS: LruHashMap<u64, u32, { limits::MOUNTERS }> = LruHashMap::new();
+static CALLS: LruHashMap<u64, Place, { limits::MOUNTERS }> = LruHashMap::new();
 
 /// Not 0: programs stand on the ends of calls. Filled by the loader.
 #[unsafe(no_mangle)]
@@ -24,10 +64,10 @@ static ENDS: u32 = 0;
 
 /// A hook tells of a call that is under way: the flag of its record.
 #[inline(always)]
-pub(super) fn begin() -> u32 {
+pub(super) fn begin(place: Place) -> u32 {
     // SAFETY: no preconditions.
     let task = unsafe { bpf_get_current_pid_tgid() };
-    let noted = CALLS.insert(task, 1, 0).is_ok();
+    let noted = CALLS.insert(task, place, 0).is_ok();
     if noted && constant(&ENDS) != 0 { EVENT_ENDS } else { 0 }
 }
 
@@ -50,10 +90,8 @@ unsafe fn failed(ctx: &FExitContext) -> bool {
 fn end(ctx: &FExitContext) {
     // SAFETY: no preconditions.
     let task = unsafe { bpf_get_current_pid_tgid() };
-    // SAFETY: the value is not looked at.
-    if unsafe { CALLS.get(task) }.is_none() {
-        return;
-    }
+    // SAFETY: copied at once; only this thread's own calls change it.
+    let Some(place) = (unsafe { CALLS.get(task) }).copied() else { return };
     let _ = CALLS.remove(task);
     // SAFETY: the map lives as long as the program.
     let record =
@@ -67,7 +105,7 @@ fn end(ctx: &FExitContext) {
         (*record).kind = KIND_CALL_END;
         (*record).pid = task as u32;
         (*record).failed = u32::from(failed(ctx));
-        (*record).reserved = 0;
+        (*record).same = u32::from(place.is_covered_by_itself());
         bpf_ringbuf_submit(record.cast(), 0);
     }
 }

@@ -11,6 +11,7 @@ use aya_ebpf::macros::btf_map;
 use monitor_ebpf::limits;
 use monitor_ebpf::record::{EVENT_ONE_MOUNT, HookId, Op, Tag};
 
+use super::calls::Place;
 use super::emit::{Act, emit};
 use super::{Context, calls, number, pointer, tags};
 use crate::kernel::{Ptr, field, inode_of, known, layout};
@@ -32,12 +33,12 @@ static MOUNTERS: LruHashMap<u64, Tag, { limits::MOUNTERS }> = LruHashMap::new();
 /// # Safety
 /// `dentry` is a typed pointer and not null.
 #[inline(always)]
-unsafe fn on_mount(hook: HookId, op: Op, flags: u32, dentry: Ptr) {
+unsafe fn on_mount(hook: HookId, op: Op, flags: u32, dentry: Ptr, place: Place) {
     // SAFETY: the caller's word.
     unsafe {
         let inode = inode_of(dentry);
         let slot = super::settled(tags::tag_of(inode).map_or(0, |tag| tag.slot));
-        let flags = flags | calls::begin();
+        let flags = flags | calls::begin(place);
         emit(&Act { flags, ..Act::on_inode(hook, op, slot, inode, dentry) });
     }
 }
@@ -49,16 +50,17 @@ fn sb_mount(ctx: &Context) {
     // SAFETY: this hook's context; positions and offsets are this kernel's.
     unsafe {
         let flags = number(ctx, layout!(arg_mount_flags));
-        let dentry: Ptr = field(pointer(ctx, layout!(arg_mount_path)), layout!(path_dentry));
+        let path = pointer(ctx, layout!(arg_mount_path));
+        let dentry: Ptr = field(path, layout!(path_dentry));
         if flags & MS_REMOUNT != 0 {
             let one = if flags & MS_BIND == 0 { 0 } else { EVENT_ONE_MOUNT };
-            on_mount(HookId::SbMount, Op::Remount, one, dentry);
+            on_mount(HookId::SbMount, Op::Remount, one, dentry, Place::NONE);
             return;
         }
         if flags & MS_PROPAGATION != 0 {
             return;
         }
-        on_mount(HookId::SbMount, Op::Mount, 0, dentry);
+        on_mount(HookId::SbMount, Op::Mount, 0, dentry, Place::of(path));
         let task = bpf_get_current_pid_tgid();
         // A note of an earlier call that failed.
         let _ = MOUNTERS.remove(task);
@@ -106,8 +108,9 @@ hook!("move_mount", move_mount);
 fn move_mount(ctx: &Context) {
     // SAFETY: this hook's context; positions and offsets are this kernel's.
     unsafe {
-        let to: Ptr = field(pointer(ctx, layout!(arg_move_mount_to)), layout!(path_dentry));
-        on_mount(HookId::MoveMount, Op::Mount, 0, to);
+        let path = pointer(ctx, layout!(arg_move_mount_to));
+        let to: Ptr = field(path, layout!(path_dentry));
+        on_mount(HookId::MoveMount, Op::Mount, 0, to, Place::of(path));
         if let Some(tag) = tags::tag_of(inode_of(to))
             && tags::hands_down(tag)
         {
@@ -126,7 +129,7 @@ fn sb_umount(ctx: &Context) {
     unsafe {
         let root: Ptr = field(pointer(ctx, layout!(arg_umount_mnt)), layout!(vfsmount_mnt_root));
         if !root.is_null() {
-            on_mount(HookId::SbUmount, Op::Umount, 0, root);
+            on_mount(HookId::SbUmount, Op::Umount, 0, root, Place::NONE);
         }
     }
 }
@@ -138,8 +141,9 @@ hook!("sb_pivotroot", sb_pivotroot);
 fn sb_pivotroot(ctx: &Context) {
     // SAFETY: as above.
     unsafe {
-        let over: Ptr = field(pointer(ctx, layout!(arg_pivotroot_old)), layout!(path_dentry));
-        on_mount(HookId::SbPivotroot, Op::PivotRoot, 0, over);
+        let path = pointer(ctx, layout!(arg_pivotroot_old));
+        let over: Ptr = field(path, layout!(path_dentry));
+        on_mount(HookId::SbPivotroot, Op::PivotRoot, 0, over, Place::of(path));
     }
 }
 

@@ -230,6 +230,18 @@ pub enum Content {
     Any,
 }
 
+impl Content {
+    /// No hash of what is found there is told: a secret, a private key, or a token, whatever stands there for the moment.
+    #[must_use]
+    pub fn is_of_a_secret(&self) -> bool {
+        match self {
+            Self::Hmac(_) | Self::PublicKey(_) => true,
+            Self::Identity(identity) => matches!(**identity, SealedIdentity::Token { .. }),
+            Self::Sha256(_) | Self::Meaning(_) | Self::Any => false,
+        }
+    }
+}
+
 /// A digest, and how long what it is of is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hashed {

@@ -5,6 +5,8 @@ use std::time::Instant;
 use crate::inventory::code::Foreign;
 use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Time};
 
+use super::topology::is_mount;
+
 /// Acts on one object, and on all names in it, that are kept apart in one round; more are counted, and told as lost.
 const MAX_ACTS: usize = 2048;
 /// When so many wait the object is looked at before more come.
@@ -224,9 +226,15 @@ impl Acts {
         }
     }
 
-    /// There are some, and all of them only opened it.
+    /// There are some on the object itself, and all of them only opened it.
     pub(crate) fn are_opens(&self) -> bool {
-        !self.acts.is_empty() && self.acts.iter().all(|act| act.operation == Operation::Open)
+        let mut on_it = self.acts.iter().filter(|act| !is_mount(act.operation)).peekable();
+        on_it.peek().is_some() && on_it.all(|act| act.operation == Operation::Open)
+    }
+
+    /// None is on the object itself: something was mounted or unmounted above it at most.
+    pub(crate) fn are_around(&self) -> bool {
+        self.more == 0 && self.acts.iter().all(|act| is_mount(act.operation))
     }
 
     /// Some that were judged before, once more.

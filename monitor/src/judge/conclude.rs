@@ -60,7 +60,9 @@ impl Judge {
         if look.ended {
             return self.retire(ix, "its container ended");
         }
-        let verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
+        let mut verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
+        verdict.by_whoever_acted_beside(unit);
+        let unlawful = verdict.without_idle_mounts(unlawful);
         let late = verdict.may_be_early();
         let wait = self
             .must_wait(unit, &look, &verdict, &lawful, &unlawful)
@@ -77,7 +79,7 @@ impl Judge {
         let rebaselined = unit.standing == Standing::Superseded || unit.apart().resealed;
         // As its seal allows it, and nothing tells by whom; where the writer is all that is sealed, that is not said to be lawful.
         let by_nobody =
-            acts.is_empty() && unit.standing == Standing::Intact && !unit.is_by_its_writer_alone();
+            acts.are_around() && unit.standing == Standing::Intact && !unit.is_by_its_writer_alone();
         // The names of a directory change by a baseline alone: what a writer has in it for a moment goes again.
         let is_directory = matches!(unit.object().seal, Seal::Directory { .. });
         let renewed = !is_directory && (!lawful.is_empty() || by_nobody);
@@ -100,7 +102,7 @@ impl Judge {
             self.accepted(ix, &look, &lawful, rebaselined);
         }
         let (lately, more) = (lately(&acts, &attempts, job.closed), acts.more);
-        let opens_alone = acts.is_empty() || acts.are_opens();
+        let opens_alone = acts.are_around() || acts.are_opens();
         for act in attempts {
             self.attempt(&object, &act);
         }
@@ -112,6 +114,9 @@ impl Judge {
             }
         }
         self.put_right(ix, &findings, &look);
+        if changed && look.found.is_some() {
+            self.changed_beside(ix, &acts);
+        }
         self.remember(ix, look, standing, superseded);
         self.keep(ix, lately, job.closed);
         if late {
@@ -211,9 +216,13 @@ impl Judge {
         let apart = unit.apart_mut();
         apart.unreadable = None;
         apart.away = None;
+        apart.beside = Vec::new();
         apart.resealed &= superseded;
         apart.members = look.found.as_ref().map(members).unwrap_or_default();
-        apart.found = look.found.filter(|_| keep).map(Box::new);
+        // What is not as sealed is no predecessor: what comes next is held to what was right last.
+        if intact || superseded || !keep {
+            apart.found = look.found.filter(|_| keep).map(Box::new);
+        }
         if intact {
             apart.before = None;
         }

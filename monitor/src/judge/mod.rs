@@ -8,6 +8,7 @@
 mod acts;
 mod awaited;
 mod away;
+mod beside;
 mod budget;
 mod conclude;
 mod covered;
@@ -59,6 +60,7 @@ use crate::sensor::{Sensor, SensorEvent};
 use crate::status::Query;
 
 use self::acts::{Act, Acts};
+use self::beside::Beside;
 use self::budget::Budget;
 use self::look::{Job, Look};
 use self::losses::Losses;
@@ -175,6 +177,7 @@ pub struct Judge {
     handles: Arc<Handles>,
     ways: Ways,
     twins: Twins,
+    beside: Beside,
     mount_tables: layers::MountTables,
     baselines: Vec<Arc<AcceptedBaseline>>,
     uncertain: Vec<String>,
@@ -242,6 +245,7 @@ impl Judge {
             handles: Arc::default(),
             ways: Ways::default(),
             twins: Twins::default(),
+            beside: Beside::default(),
             mount_tables: layers::MountTables::default(),
             baselines: Vec::new(),
             uncertain: Vec::new(),

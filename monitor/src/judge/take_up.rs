@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::baseline::AcceptedBaseline;
 use crate::model::Time;
 
+use super::beside::Beside;
 use super::unit::{Lot, Sealed, Source, Unit};
 use super::{Judge, Resolved};
 
@@ -70,6 +71,7 @@ impl Judge {
             before.chain(&baselines).flat_map(|baseline| baseline.writers.iter().cloned()).collect();
         self.world.declare(&writers);
         self.baselines = baselines;
+        self.beside = Beside::of(&self.units);
         self.route_earlier();
         let dirty = self.units.iter().filter(|(_, unit)| unit.dirty).map(|(ix, _)| ix).collect();
         self.sweep("baseline", dirty);

@@ -222,7 +222,7 @@ fn changes(unit: &Unit, found: &Found) -> (State, State, bool) {
     let (Seal::Volume { entries: sealed }, FoundKind::Volume { entries: now, .. }) =
         (&unit.object().seal, &found.kind)
     else {
-        let hidden = matches!(unit.object().seal, Seal::File(Content::Hmac(_) | Content::PublicKey(_)));
+        let hidden = matches!(&unit.object().seal, Seal::File(content) if content.is_of_a_secret());
         let state = |found: &Found| {
             let mut state = found.state();
             state.retain(|key, _| !(hidden && key == "sha256"));
@@ -244,7 +244,7 @@ fn changes(unit: &Unit, found: &Found) -> (State, State, bool) {
         sealed
             .iter()
             .find(|entry| *entry.path == *path)
-            .is_some_and(|entry| matches!(entry.file, Some(Content::Hmac(_) | Content::PublicKey(_))))
+            .is_some_and(|entry| entry.file.as_ref().is_some_and(Content::is_of_a_secret))
     };
     let told = |found: &Found, path: &[u8]| {
         let key = format!("sha256.{}", HostPath::new(path.to_vec()));

@@ -3,6 +3,7 @@
 mod acknowledge;
 mod awaited;
 mod away;
+mod beside;
 mod chains;
 mod code;
 mod late;

@@ -305,11 +305,18 @@ impl Judge {
                 *at <= since + SETTLE && since.saturating_duration_since(*at) < RECENT
             };
             let last = self.ways.recent.iter().rev().find(then).map(|(_, observation)| observation);
-            let last = last.filter(|_| !self.is_explained(ix, &path));
+            let last = last.filter(|_| !self.is_explained(ix, &path) && !self.stands_as_before(ix, &path));
             if let Some(act) = last.map(|observation| Act::new(observation, path, None)) {
                 self.acted(ix, act, now);
             }
         }
+    }
+
+    /// What stands at its path is what stood there: another mount of the same tree carries it now.
+    fn stands_as_before(&self, ix: Ix, path: &HostPath) -> bool {
+        let now = look_up(&self.options.root, path).ok().flatten();
+        let before = self.units.get(ix).and_then(|unit| unit.seen().map(super::verdict::Seen::inode));
+        now.is_some_and(|(_, stands)| Some(stands.inode()) == before)
     }
 
     /// An act tells what came over it or took it away, or a violation does.

@@ -166,6 +166,8 @@ pub(crate) struct Apart {
     pub(crate) acts: Acts,
     /// Acts that were told of, and may come to pass yet: whoever had it open, or was kept waiting.
     pub(super) lately: Vec<Act>,
+    /// Acts on the key that it must belong to, since the last look.
+    pub(super) beside: Vec<Act>,
     /// A writer of whom nothing but the open was told closed it since the last look.
     pub(super) closed: bool,
     /// It is sealed otherwise than at the last look.
@@ -197,6 +199,7 @@ impl Apart {
             inner: BTreeMap::new(),
             acts: Acts::none(),
             lately: Vec::new(),
+            beside: Vec::new(),
             closed: false,
             resealed: false,
             awaited: None,
@@ -219,6 +222,7 @@ impl Apart {
             inner,
             acts,
             lately,
+            beside,
             closed,
             resealed,
             awaited,
@@ -237,6 +241,7 @@ impl Apart {
             && inner.is_empty()
             && acts.is_empty()
             && lately.is_empty()
+            && beside.is_empty()
             && !closed
             && !resealed
             && awaited.is_none()

@@ -10,6 +10,7 @@ use super::acts::{Act, Acts};
 use super::away::{self, is_away};
 use super::look::Look;
 use super::slots::Ix;
+use super::topology::is_mount;
 use super::unit::{Standing, Unit};
 use super::verdict::Verdict;
 use super::violations::Finding;
@@ -160,10 +161,15 @@ impl Judge {
     /// long after they were told of.
     pub(super) fn explained(&mut self, ix: Ix, look: &Look, acts: Acts) -> Acts {
         let Some(unit) = self.units.get_mut(ix) else { return acts };
-        if !acts.is_empty() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
+        if !acts.are_around() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
             return acts;
         }
-        Acts::again(std::mem::take(&mut unit.apart_mut().lately))
+        let mut all = Acts::again(std::mem::take(&mut unit.apart_mut().lately));
+        let now = Instant::now();
+        for act in acts.iter() {
+            all.push(act.clone(), now);
+        }
+        all
     }
 
     /// How long until the next look at an object that is open for writing; `None` where it is not.
@@ -214,6 +220,14 @@ fn may_still_come(act: &Act) -> bool {
 }
 
 impl Verdict {
+    /// The acts of others without those on mounts that changed nothing here: each container that starts takes the root of its host away, in
+    /// a namespace of its own. Such a one neither ends a wait nor makes what a lawful writer did unlawful.
+    pub(super) fn without_idle_mounts<'a>(&self, unlawful: Vec<&'a Act>) -> Vec<&'a Act> {
+        let told =
+            |act: &Act| self.findings.iter().filter_map(|found| found.act.as_ref()).any(|one| one.same(act));
+        unlawful.into_iter().filter(|act| !is_mount(act.operation) || told(act)).collect()
+    }
+
     /// Whether something was only touched, or may have been seen half written, for a reason that is told of in advance: a direct write
     /// extends a file before its bytes are there.
     pub(super) fn may_be_early(&self) -> bool {

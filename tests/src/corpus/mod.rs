@@ -52,7 +52,8 @@ use self::restart::{
 };
 use self::secret::a_secret_waits_for_the_clusters_key;
 use self::topology::{
-    a_directory_above_is_moved_and_comes_back, a_mount_over_a_directory_above_is_seen_and_its_end_too,
+    a_directory_above_is_moved_and_comes_back, a_directory_above_that_is_mounted_over_itself_covers_nothing,
+    a_mount_over_a_directory_above_is_seen_and_its_end_too,
     a_mount_that_carries_the_object_is_moved_and_taken_away,
 };
 use self::uninstalled::uninstalled_it_leaves_nothing_in_the_kernel;
@@ -64,6 +65,7 @@ const OTHERS: &[Case] = crate::cases![
     volumes_are_published_by_their_writer_alone,
     a_directory_above_is_moved_and_comes_back,
     a_mount_over_a_directory_above_is_seen_and_its_end_too,
+    a_directory_above_that_is_mounted_over_itself_covers_nothing,
     a_mount_that_carries_the_object_is_moved_and_taken_away,
     anonymous_and_segment_mappings_do_no_harm,
     a_store_through_a_held_mapping_is_not_denied,

@@ -122,6 +122,19 @@ pub(super) fn a_mount_over_a_directory_above_is_seen_and_its_end_too() -> Result
     bench.ends(agent, &["content", "mounted_over"])
 }
 
+/// In the host's own namespace: as a kubelet makes a directory of its own a mount.
+pub(super) fn a_directory_above_that_is_mounted_over_itself_covers_nothing() -> Result<()> {
+    let bench = Bench::new()?;
+    let mut agent = Agent::start(&bench.home, 1)?;
+    if !on_hooks(&agent.rung()?) {
+        return agent.stop().map(drop);
+    }
+    rustix::mount::mount_bind_recursive(bench.path("above"), bench.path("above"))?;
+    bench.is_watched(&mut agent)?;
+    rustix::mount::unmount(bench.path("above"), UnmountFlags::DETACH)?;
+    bench.ends(agent, &["content"])
+}
+
 /// The lower rungs do not see mounts.
 pub(super) fn a_mount_that_carries_the_object_is_moved_and_taken_away() -> Result<()> {
     for moves in [true, false] {

@@ -26,6 +26,27 @@ fn another_ancestor(site: &Site) -> Result<()> {
     Ok(fs::write(site.out().join("other/f"), b"another\n")?)
 }
 
+/// What systemd does for a service with `ProtectSystem=` and the like, whose root is here that of the tree: all mounts once more, below a
+/// directory of its own, which then becomes the root.
+fn sandbox_of_the_whole(site: &Site) -> Result<PathBuf> {
+    private_mounts()?;
+    // The root of a guest may be one that cannot be swapped.
+    rustix::mount::mount_bind_recursive(&site.root, &site.root)?;
+    rustix::process::chroot(&site.root)?;
+    rustix::process::chdir("/")?;
+    let within = Path::new("/").join(site.out().strip_prefix(&site.root)?);
+    rustix::mount::mount_bind_recursive("/", &within)?;
+    rustix::mount::mount_remount(&within, MountFlags::BIND | MountFlags::NOSUID, "")?;
+    Ok(within)
+}
+
+/// In the new root all objects stand as before.
+fn sees_all(site: &Site) -> Result<()> {
+    let within = Path::new("/").join(site.f().strip_prefix(&site.root)?);
+    ensure!(fs::read(within)? == SEALED, "other bytes");
+    Ok(())
+}
+
 /// All acts of this file. Those on mounts are done in a mount namespace of their own, which ends with the actor.
 pub(super) const ACTS: &[Act] = &[
     act(
@@ -141,6 +162,39 @@ pub(super) const ACTS: &[Act] = &[
             private_mounts()?;
             rustix::mount::mount_bind(site.dir(), site.out())?;
             Ok(rustix::mount::mount_remount(site.out(), MountFlags::BIND | MountFlags::RDONLY, "")?)
+        },
+        &[],
+    ),
+    act(
+        "service_in_a_sandbox",
+        |site, _| {
+            let root = sandbox_of_the_whole(site)?;
+            rustix::process::chdir(&root)?;
+            rustix::process::pivot_root(".", ".")?;
+            rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+            sees_all(site)
+        },
+        &[],
+    ),
+    act(
+        "service_in_a_sandbox_that_is_moved",
+        |site, _| {
+            let root = sandbox_of_the_whole(site)?;
+            rustix::process::chdir(&root)?;
+            rustix::mount::mount_move(".", "/")?;
+            rustix::process::chroot(".")?;
+            sees_all(site)
+        },
+        &[],
+    ),
+    act(
+        "service_in_a_sandbox_that_is_moved_anew",
+        |site, _| {
+            let root = sandbox_of_the_whole(site)?;
+            rustix::process::chdir(&root)?;
+            rustix::mount::move_mount(CWD, ".", CWD, "/", MoveMountFlags::empty())?;
+            rustix::process::chroot(".")?;
+            sees_all(site)
         },
         &[],
     ),

@@ -542,7 +542,7 @@ acts! {
     rename_an_ancestor exchange_an_ancestor exchange_an_ancestor_and_back rename_the_directory_away_and_back
     remove_all_of_an_ancestor mount_over_the_file mount_over_the_directory
     move_mount_over_the_file mount_over_an_ancestor pivot_root_over_the_directory mount_that_fails
-    remount_in_a_namespace umount_in_a_namespace
+    remount_in_a_namespace service_in_a_sandbox service_in_a_sandbox_that_is_moved service_in_a_sandbox_that_is_moved_anew umount_in_a_namespace
 
     attach_to_a_sealed_program write_into_a_sealed_program open_the_memory_of_a_sealed_program
 

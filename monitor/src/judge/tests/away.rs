@@ -30,8 +30,8 @@ impl Bench {
         self.see(comm, Operation::Rename, file, |seen| seen.path_in_fs = Some(HostPath::from("/new"))).await;
     }
 
-    async fn is_soon(&self, wanted: Posture) {
-        for _ in 0..100 {
+    pub(super) async fn is_soon(&self, wanted: Posture) {
+        for _ in 0..200 {
             if self.status().await.posture == wanted {
                 return;
             }
@@ -52,6 +52,29 @@ async fn what_comes_again_is_no_violation_and_meanwhile_the_node_is_not_intact()
     bench.renames("installer", CHAIN, "/installed/10-a.conflist").await;
     bench.is_soon(Posture::Intact).await;
     assert_eq!(bench.told().await, []);
+}
+
+#[tokio::test]
+async fn what_is_unmounted_elsewhere_meanwhile_ends_no_wait() {
+    let make = |root: &std::path::Path| {
+        make(root);
+        std::fs::write(root.join("installed/other"), "other").unwrap();
+    };
+    let all = ["/installed/plugin", "/installed/10-a.conflist", "/installed/other"];
+    let bench = Bench::new(make, &all).await;
+    bench.is_soon(Posture::Intact).await;
+    bench.removes("installer", "/installed/plugin").await;
+    bench.renames("installer", WITHOUT, "/installed/10-a.conflist").await;
+    bench.is_soon(Posture::Uncertain).await;
+    // The container of the next installer is made, which takes the root of the host away from itself.
+    bench.see("runc", Operation::Umount, "/", |_| {}).await;
+    let other = bench.path("/installed/other");
+    std::fs::set_permissions(other, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    bench.see("chmod", Operation::Setattr, "/installed/other", |_| {}).await;
+    bench.is_soon(Posture::Violated).await;
+    bench.renames("installer", "plugin", "/installed/plugin").await;
+    bench.renames("installer", CHAIN, "/installed/10-a.conflist").await;
+    assert_eq!(bench.verdicts().await, ["opened Attributes /installed/other Setattr chmod"]);
 }
 
 #[tokio::test]

@@ -153,10 +153,24 @@ fn as_named(bytes: &[u8], len: u32) -> Option<HostPath> {
     named.starts_with(b"/").then(|| HostPath::new(named.to_vec()))
 }
 
-/// How a call ended, if that is what the record tells: the thread, and whether it failed.
-pub(super) fn call_end(bytes: &[u8]) -> Option<(u32, bool)> {
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    Failed,
+    /// Done, and what lies over something now is that itself.
+    Same,
+}
+
+/// How a call ended, if that is what the record tells: the thread, and what became of it.
+pub(super) fn call_end(bytes: &[u8]) -> Option<(u32, Outcome)> {
     let end: CallEnd = pod(bytes).ok()?;
-    (end.kind == KIND_CALL_END).then_some((end.pid, end.failed != 0))
+    let outcome = match (end.failed, end.same) {
+        (0, 0) => Outcome::Done,
+        (0, _) => Outcome::Same,
+        _ => Outcome::Failed,
+    };
+    (end.kind == KIND_CALL_END).then_some((end.pid, outcome))
 }
 
 fn joined(names: &[&[u8]]) -> Vec<u8> {
@@ -245,7 +259,7 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
     let mut named = write;
     (named.hook, named.op, named.flags) = (HookId::SbMount as u32, Op::Mount as u32, EVENT_PATH_AS_NAMED);
     named.path_len = put(&mut named.path, b"/etc/dir\0");
-    let end = CallEnd { kind: KIND_CALL_END, pid: 3, failed: 1, reserved: 0 };
+    let end = CallEnd { kind: KIND_CALL_END, pid: 3, failed: 1, same: 0 };
     vec![bytes(&rename), bytes(&write), bytes(&named), bytes(&end), bytes(&write.actor)]
 }
 

@@ -7,11 +7,11 @@ use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::{FExit, Program, ProgramError};
 
-use super::decode::Decoded;
+use super::decode::{Decoded, Outcome};
 use super::revive::Standing;
 use super::specs::{self, EndSpec};
 use super::{State, chain};
-use crate::model::Observation;
+use crate::model::{Observation, Slot};
 
 /// How long an end may take: a mount of a device can be slow. A call whose end is not told (one of a 32-bit program, or
 /// a ring that was full) is taken for done.
@@ -110,13 +110,23 @@ impl Ends {
         None
     }
 
-    /// A call of that thread has ended.
-    pub(super) fn ended(&mut self, pid: u32, failed: bool) -> Option<Box<Observation>> {
+    /// A call of that thread has ended. What covers a thing by itself is told as a mount of which it is not known what it concerns: in
+    /// the host's own namespace it may hide what is mounted below, which shows when that is looked up.
+    pub(super) fn ended(&mut self, pid: u32, outcome: Outcome) -> Option<Box<Observation>> {
         let of = |observation: &Observation| observation.actor.as_ref().is_ok_and(|actor| actor.pid == pid);
         let at = self.waiting.iter().rposition(|(_, observation)| of(observation))?;
         let (_, mut observation) = self.waiting.remove(at);
-        observation.failed = failed;
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Failed => observation.failed = true,
+            Outcome::Same => (observation.slot, observation.child_slot) = (Slot(0), None),
+        }
         Some(observation)
+    }
+
+    /// All calls that have not ended.
+    pub(super) fn rest(&mut self) -> impl Iterator<Item = Box<Observation>> {
+        self.waiting.drain(..).map(|(_, observation)| observation)
     }
 
     /// Calls whose end is not to be expected any more.
@@ -131,7 +141,7 @@ mod tests {
     use monitor_ebpf::record::HookId;
 
     use super::*;
-    use crate::model::{Actor, Operation, Rung, Slot, Time};
+    use crate::model::{Actor, Operation, Rung, Time};
 
     fn mount(pid: u32) -> Decoded {
         let actor = Actor {
@@ -179,9 +189,13 @@ mod tests {
         let mut ends = Ends::new(true);
         assert!(ends.begins(mount(1)).is_none());
         assert!(ends.begins(mount(2)).is_none());
-        assert!(ends.ended(3, false).is_none());
-        assert!(ends.ended(1, true).unwrap().failed);
-        assert!(!ends.ended(2, false).unwrap().failed);
+        assert!(ends.begins(mount(4)).is_none());
+        assert!(ends.ended(3, Outcome::Done).is_none());
+        assert!(ends.ended(1, Outcome::Failed).unwrap().failed);
+        let done = ends.ended(2, Outcome::Done).unwrap();
+        assert!(!done.failed && done.slot == Slot(1));
+        let same = ends.ended(4, Outcome::Same).unwrap();
+        assert!(!same.failed && same.slot == Slot(0));
         assert!(ends.waiting.is_empty() && ends.overdue().next().is_none());
         assert!(Ends::new(false).begins(mount(1)).is_some());
     }

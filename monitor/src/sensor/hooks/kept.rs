@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{MapData, RingBuf};
@@ -24,9 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use super::chain;
 use super::decode::{call_end, decode};
+use super::ends::Ends;
 use super::pinned::{ROOT, lock, remove};
 use super::prog_info;
-use crate::model::{Clock, HostPath, Rung, Slot, Time, WatchKind};
+use crate::model::{Clock, HostPath, Observation, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 
 const NOTE: &str = "kept.json";
@@ -76,6 +77,8 @@ pub(super) struct Before {
     /// `None` where another version wrote it.
     ring: Option<RingBuf<MapData>>,
     places: HashMap<u32, Place>,
+    /// Calls whose end is still in its ring.
+    ends: Ends,
     /// Keep its programs attached.
     links: Vec<FdLink>,
     dir: PathBuf,
@@ -232,7 +235,7 @@ impl Keeper {
             }
         }
         lock(&dir).map_err(|error| format!("an agent that runs has it ({error})"))?;
-        Ok(Before { rung: note.rung, ring, places: self.places(), links, dir })
+        Ok(Before { rung: note.rung, ring, places: self.places(), ends: Ends::new(true), links, dir })
     }
 
     fn places(&self) -> HashMap<u32, Place> {
@@ -398,36 +401,42 @@ impl Before {
         while events.len() < BATCH
             && let Some(record) = ring.next()
         {
-            // How a call ended that nobody waits for any more: taken for done.
-            if call_end(&record).is_some() {
-                continue;
-            }
-            let Ok(decoded) = decode(&record, clock, self.rung) else {
+            let observation = if let Some((pid, outcome)) = call_end(&record) {
+                self.ends.ended(pid, outcome)
+            } else if let Ok(decoded) = decode(&record, clock, self.rung) {
+                self.ends.begins(decoded)
+            } else {
                 malformed += 1;
-                continue;
+                None
             };
             drop(record);
-            let mut observation = decoded.observation;
-            let name = observation.name.as_deref();
-            let own = |slot: Option<Slot>| slot.and_then(|slot| self.path(slot, None));
-            let (renamed, replaced) = (observation.renamed_to.as_ref(), own(observation.replaced_slot));
-            let to = renamed.and_then(|(slot, name)| self.path(*slot, Some(name))).or(replaced);
-            let path = self.path(observation.slot, name).or_else(|| own(observation.child_slot));
-            // The canary's slots stand for nothing.
-            let Some(path) = path.or_else(|| to.as_ref().and(observation.path_in_fs.clone())) else {
-                continue;
-            };
-            let told = |path: &HostPath| takeover.is_told(path, observation.time);
-            if told(&path) || to.as_ref().is_some_and(told) {
-                continue;
-            }
-            // The numbers are the old agent's.
-            observation.slot = Slot(0);
-            (observation.child_slot, observation.replaced_slot) = (None, None);
-            events.push(SensorEvent::Earlier { observation: Box::new(observation), path, to });
+            events.extend(observation.and_then(|observation| self.earlier(observation, takeover)));
         }
+        // Of a call that has not ended when the old programs go, nobody else tells.
+        let over = takeover.over.load(Ordering::Acquire);
+        let left: Vec<_> = if over { self.ends.rest().collect() } else { self.ends.overdue().collect() };
+        events.extend(left.into_iter().filter_map(|observation| self.earlier(observation, takeover)));
         self.ring = Some(ring);
         (events, malformed)
+    }
+
+    /// What an observation of the old agent's programs tells this one, if it concerns anything.
+    fn earlier(&self, mut observation: Box<Observation>, takeover: &Takeover) -> Option<SensorEvent> {
+        let name = observation.name.as_deref();
+        let own = |slot: Option<Slot>| slot.and_then(|slot| self.path(slot, None));
+        let (renamed, replaced) = (observation.renamed_to.as_ref(), own(observation.replaced_slot));
+        let to = renamed.and_then(|(slot, name)| self.path(*slot, Some(name))).or(replaced);
+        let path = self.path(observation.slot, name).or_else(|| own(observation.child_slot));
+        // The canary's slots stand for nothing.
+        let path = path.or_else(|| to.as_ref().and(observation.path_in_fs.clone()))?;
+        let told = |path: &HostPath| takeover.is_told(path, observation.time);
+        if told(&path) || to.as_ref().is_some_and(told) {
+            return None;
+        }
+        // The numbers are the old agent's.
+        observation.slot = Slot(0);
+        (observation.child_slot, observation.replaced_slot) = (None, None);
+        Some(SensorEvent::Earlier { observation, path, to })
     }
 
     /// The host path of what an old slot and a name in it stood for.

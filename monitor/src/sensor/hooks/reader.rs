@@ -127,8 +127,8 @@ impl Reader {
         while taken < BATCH {
             let Some(record) = self.ring.next() else { break };
             taken += 1;
-            if let Some((pid, failed)) = call_end(&record) {
-                batch.extend(self.ends.ended(pid, failed));
+            if let Some((pid, outcome)) = call_end(&record) {
+                batch.extend(self.ends.ended(pid, outcome));
                 continue;
             }
             let decoded = match decode(&record, clock, self.rung) {
