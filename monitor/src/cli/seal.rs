@@ -148,7 +148,9 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
     if !args.profile.is_empty() {
         paths.extend(known_to_profiles(args, &options)?);
     }
+    let open = open_chains(&options.layout.cni, &paths);
     let mut proposal = statement_for(&root, &paths, &options)?;
+    proposal.notes.extend(open);
     if !args.manifests.is_empty() {
         proposal = with_manifests(proposal, args, &options)?;
     }
@@ -218,6 +220,21 @@ fn known_to_profiles(args: &Args, options: &Options) -> Result<Vec<HostPath>, Fa
         }
     }
     Ok(paths)
+}
+
+/// Of chains that are sealed without their directory: what sorts before them, and is taken instead, is a name that nothing seals.
+fn open_chains(cni: &CniDirs, paths: &[HostPath]) -> Vec<String> {
+    let sealed = |dir: &HostPath| paths.iter().any(|path| path == dir || dir.below(path).is_some());
+    let is_chain =
+        |path: &HostPath| [&b".conflist"[..], b".conf"].iter().any(|end| path.name().ends_with(end));
+    let has_chain =
+        |dir: &HostPath| paths.iter().any(|path| is_chain(path) && path.parent().as_ref() == Some(dir));
+    let note = |dir: &HostPath| {
+        format!(
+            "{dir}: its names are not sealed: a chain that is put before the sealed one is not told; add --path {dir}"
+        )
+    };
+    cni.conf.iter().filter(|dir| has_chain(dir) && !sealed(dir)).map(note).collect()
 }
 
 /// Adds what the manifests say.
@@ -305,4 +322,24 @@ fn host_path(root: &Root, at: &Path, path: &Path) -> Result<HostPath, Failure> {
         return Ok(HostPath::from(Path::new("/").join(rest).as_path()));
     }
     Ok(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CniDirs, HostPath, open_chains};
+
+    #[test]
+    fn a_chain_without_its_directory_is_noted() {
+        let cni = CniDirs { conf: vec![HostPath::from("/etc/cni/net.d")], bin: Vec::new() };
+        let notes = |paths: &[&str]| {
+            let paths: Vec<HostPath> = paths.iter().map(|path| HostPath::from(*path)).collect();
+            open_chains(&cni, &paths)
+        };
+        let told = "/etc/cni/net.d: its names are not sealed: a chain that is put before the sealed one is not told; \
+                    add --path /etc/cni/net.d";
+        assert_eq!(notes(&["/etc/cni/net.d/10-a.conflist"]), [told]);
+        assert_eq!(notes(&["/etc/cni/net.d/10-a.conflist", "/etc/cni/net.d"]), [""; 0]);
+        assert_eq!(notes(&["/etc/cni", "/etc/cni/net.d/10-a.conflist"]), [""; 0]);
+        assert_eq!(notes(&["/etc/cni/net.d/kubeconfig", "/opt/cni/bin/a.conf"]), [""; 0]);
+    }
 }
