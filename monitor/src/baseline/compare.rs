@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::beside::{self, Members};
 use super::content::{self, FoundContent};
 use super::identity::{self, Identity, Known, SealedIdentity};
 use super::meaning;
@@ -112,9 +113,11 @@ pub fn check(
     match (&sealed.seal, &found.kind) {
         (Seal::File(Content::Identity(identity)), FoundKind::File { content, .. }) => {
             let before = old.and_then(|old| identity_of(&old.kind));
-            differences.extend(check_identity(root, identity, before, content, None));
+            let known = known(root, None, identity)?;
+            differences.extend(check_identity(identity, before, content, &known, None));
         }
         (Seal::Volume { entries }, FoundKind::Volume { entries: found, .. }) => {
+            let members = Members { volume: &sealed.path, entries: found };
             for entry in entries {
                 if let Some(Content::Identity(identity)) = &entry.file
                     && let Some(Found { kind: FoundKind::File { content, .. }, .. }) = found.get(&entry.path)
@@ -125,7 +128,8 @@ pub fn check(
                         }
                         _ => None,
                     });
-                    differences.extend(check_identity(root, identity, before, content, Some(&entry.path)));
+                    let known = known(root, Some(members), identity)?;
+                    differences.extend(check_identity(identity, before, content, &known, Some(&entry.path)));
                 }
             }
         }
@@ -151,26 +155,30 @@ fn identity_of(kind: &FoundKind) -> Option<&Identity> {
     }
 }
 
+/// What is known beside the file. What cannot be read leaves the identity unproven, and `keeps_identity` says what is missing; a volume
+/// that moves under the reader proves nothing.
+fn known(root: &Root, members: Option<Members<'_>>, sealed: &SealedIdentity) -> Result<Known, ObserveError> {
+    let mut known = Known::default();
+    let read = |path: &Option<HostPath>| match path.as_ref().map(|path| beside::read(root, members, path)) {
+        Some(Err(e @ ObserveError::Unstable { .. })) => Err(e),
+        read => Ok(read.and_then(Result::ok)),
+    };
+    if let SealedIdentity::X509 { roots_file, key_file, .. } = sealed {
+        known.roots = read(roots_file)?.map_or_else(Vec::new, |bytes| identity::certificates(&bytes));
+        known.key_spki = read(key_file)?.and_then(|bytes| secret::public_key_of(&bytes));
+    }
+    Ok(known)
+}
+
 fn check_identity(
-    root: &Root,
     sealed: &SealedIdentity,
     old: Option<&Identity>,
     content: &FoundContent,
+    known: &Known,
     entry: Option<&[u8]>,
 ) -> Option<Difference> {
-    const MAX: u64 = 256 * 1024;
-    let mut known = Known::default();
-    if let SealedIdentity::X509 { roots_file, key_file, .. } = sealed {
-        // A file that cannot be read leaves the identity unproven, and `keeps_identity` says what is missing.
-        if let Some(Ok(bytes)) = roots_file.as_ref().map(|path| root.read(path, MAX)) {
-            known.roots = identity::certificates(&bytes);
-        }
-        if let Some(Ok(bytes)) = key_file.as_ref().map(|path| root.read(path, MAX)) {
-            known.key_spki = secret::public_key_of(&bytes);
-        }
-    }
     let reason = match &content.identity {
-        Ok(new) => identity::keeps_identity(sealed, old, new, &known, Time::now()).err()?,
+        Ok(new) => identity::keeps_identity(sealed, old, new, known, Time::now()).err()?,
         Err(reason) => reason.clone(),
     };
     Some(Difference {

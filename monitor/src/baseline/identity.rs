@@ -317,3 +317,7 @@ fn signed_by(cert: &X509Certificate<'_>, issuer: &[u8]) -> bool {
             && cert.verify_signature(Some(issuer.public_key())).is_ok()
     })
 }
+
+#[cfg(test)]
+#[path = "identity_tests.rs"]
+mod tests;

@@ -13,7 +13,10 @@
 
 mod advice;
 pub mod anchor;
+mod beside;
 pub mod bundle;
+#[cfg(test)]
+mod certs;
 pub mod compare;
 pub mod content;
 pub mod dsse;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::advice::{Advice, Advisor};
+use super::beside::{self, Members};
 use super::content::FoundContent;
 use super::error::Error;
 use super::identity::{self, Identity};
-use super::meaning::Form;
+use super::meaning::{Form, Meaning};
 use super::object::{Attributes, EntryKind, Publish, Writer};
 use super::observe::{Context, Found, FoundKind, ObserveError, Root, observe};
 use super::secret::{self, SecretKey};
@@ -26,8 +27,6 @@ use crate::profile::{Layout, Profiles};
 const ROOT_FILES: [&[u8]; 4] = [b"root-cert.pem", b"ca.crt", b"ca-bundle.crt", b"ca_certificates.pem"];
 /// Files that hold the private key, beside a certificate: the same.
 const KEY_FILES: [&[u8]; 4] = [b"key.pem", b"tls.key", b"key.p8", b"private_key.pem"];
-/// Longest file of those.
-const MAX_BESIDE: u64 = 256 * 1024;
 /// Volumes the kubelet publishes.
 const PUBLISHED: [&[u8]; 4] = [
     b"kubernetes.io~configmap",
@@ -110,7 +109,15 @@ pub fn statement_for(root: &Root, paths: &[HostPath], options: &Options) -> Resu
         return Err(Error::new("cannot seal", "revision", "1 or more"));
     }
     let advisor = Advisor::new(root, &options.profiles, &options.layout);
-    let mut sealer = Sealer { root, options, advisor, objects: BTreeMap::new(), notes: Vec::new() };
+    let mut sealer = Sealer {
+        root,
+        options,
+        advisor,
+        objects: BTreeMap::new(),
+        notes: Vec::new(),
+        rotated_keys: Vec::new(),
+        matched_keys: BTreeSet::new(),
+    };
     for path in paths {
         if !super::wire::is_plain_path(path) {
             return Err(Error::new(
@@ -121,6 +128,7 @@ pub fn statement_for(root: &Root, paths: &[HostPath], options: &Options) -> Resu
         }
         sealer.tree(path)?;
     }
+    sealer.note_keys();
     let statement = Statement::of(Predicate {
         name: options.name.clone(),
         revision: options.revision,
@@ -161,6 +169,10 @@ struct Sealer<'s> {
     advisor: Advisor<'s>,
     objects: BTreeMap<HostPath, WireObject>,
     notes: Vec<String>,
+    /// Rotated private keys, whose content is not sealed.
+    rotated_keys: Vec<HostPath>,
+    /// Private keys that the identity of a certificate names.
+    matched_keys: BTreeSet<HostPath>,
 }
 
 /// How the content of one file is sealed.
@@ -210,14 +222,14 @@ impl SealedBytes {
 }
 
 /// How a file came to be sealed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+#[derive(Clone, Copy)]
+enum Way<'f> {
     /// Its path was given.
     AskedFor,
     /// It lies below one that was.
     Below,
-    /// As part of a volume, whose writers are the volume's.
-    InVolume,
+    /// As part of a volume with these, whose writers are the volume's.
+    InVolume(Members<'f>),
 }
 
 impl Sealer<'_> {
@@ -225,7 +237,7 @@ impl Sealer<'_> {
         let secret_key = self.options.secret_key.clone();
         // Which of them a file is sealed by is known once it is known what it is; only small files are read so.
         let forms = vec![Form::Pem, Form::Cni, Form::Json, Form::Yaml];
-        let plain = Context { secret_key, ..Context::default() };
+        let plain = Context { secret_key, forms: vec![Form::Pem], ..Context::default() };
         let context = Context { forms, ..plain.clone() };
         let mut queue = vec![top.clone()];
         while let Some(path) = queue.pop() {
@@ -323,9 +335,10 @@ impl Sealer<'_> {
                 }
                 object.kind = WireType::Volume;
                 let mut files = BTreeMap::new();
-                for (logical, entry) in entries {
+                let members = Members { volume: &path, entries: &entries };
+                for (logical, entry) in &entries {
                     let proven = published || !object.writers.is_empty();
-                    files.insert(text(&logical), self.entry((&path, proven), &logical, entry)?);
+                    files.insert(text(logical), self.entry((members, proven), logical, entry)?);
                 }
                 object.files = Some(Unique(files));
                 if published {
@@ -370,17 +383,17 @@ impl Sealer<'_> {
 
     fn entry(
         &mut self,
-        (volume, proven): (&HostPath, bool),
+        (members, proven): (Members<'_>, bool),
         logical: &[u8],
-        found: Found,
+        found: &Found,
     ) -> Result<WireEntry, Error> {
         let (mode, xattrs) = wire_attributes(&found.attributes);
-        let (kind, sealed) = match found.kind {
+        let (kind, sealed) = match &found.kind {
             FoundKind::File { size, content } => {
                 // By its visible path: that is the one that stays.
-                let path = volume.join(logical);
+                let path = members.volume.join(logical);
                 let advice = self.advice(&path).map(|advice| (advice, proven));
-                (WireType::File, self.content(&path, size, &content, (advice, Way::InVolume))?)
+                (WireType::File, self.content(&path, *size, content, (advice, Way::InVolume(members)))?)
             }
             _ => (WireType::Directory, Sealed::default()),
         };
@@ -406,7 +419,7 @@ impl Sealer<'_> {
         path: &HostPath,
         size: u64,
         content: &FoundContent,
-        (advice, way): (Option<(Advice, bool)>, Way),
+        (advice, way): (Option<(Advice, bool)>, Way<'_>),
     ) -> Result<Sealed, Error> {
         let token = matches!(content.identity.as_deref(), Ok(Identity::Token { .. }));
         let class = match (self.options.class, &advice) {
@@ -423,7 +436,7 @@ impl Sealer<'_> {
                 return Ok(Sealed { class: Class::Generated, ..Sealed::default() });
             }
             Class::Rotated => {
-                if let Some(identity) = self.identity(path, content) {
+                if let Some(identity) = self.identity(path, content, way)? {
                     return Ok(Sealed {
                         class: Class::Rotated,
                         identity: Some(identity),
@@ -431,17 +444,22 @@ impl Sealer<'_> {
                     });
                 }
                 if content.public_key.is_some() {
-                    self.notes.push(format!(
-                        "{path}: a rotated private key is opaque; its certificate is checked to match it"
-                    ));
+                    self.rotated_keys.push(path.clone());
                     return Ok(Sealed { class: Class::Opaque, ..Sealed::default() });
                 }
-                if proven {
+                let bundle = matches!(way, Way::InVolume(_)) && content.meaning(Form::Pem).is_ok();
+                if bundle && let Some(meaning) = authorities(content) {
+                    // Hashes of certificates tell nothing of the Secret they are in.
+                    return Ok(Sealed { meaning: Some(meaning.into()), ..Sealed::default() });
+                }
+                let bundle = bundle && content.identity.is_err();
+                if proven && !bundle {
                     // Labels of the pod, a kubeconfig: nothing in it stays, but who writes it. In a volume that goes without saying.
-                    let class = if way == Way::InVolume { Class::Opaque } else { Class::Generated };
+                    let class =
+                        if matches!(way, Way::InVolume(_)) { Class::Opaque } else { Class::Generated };
                     return Ok(Sealed { class, ..Sealed::default() });
                 }
-                if way == Way::AskedFor && (advice.is_none() || self.options.class.is_some()) {
+                if matches!(way, Way::AskedFor) && (advice.is_none() || self.options.class.is_some()) {
                     return Err(Error::new(
                         "cannot seal as rotated",
                         path,
@@ -483,25 +501,26 @@ impl Sealer<'_> {
         Ok(sealed)
     }
 
-    fn identity(&mut self, path: &HostPath, content: &FoundContent) -> Option<WireIdentity> {
-        let (sans, chain, spki) = match content.identity.as_deref().ok()? {
-            Identity::Token { iss, sub, aud, .. } => {
-                return Some(WireIdentity::Token { aud: aud.clone(), iss: iss.clone(), sub: sub.clone() });
+    fn identity(
+        &mut self,
+        path: &HostPath,
+        content: &FoundContent,
+        way: Way<'_>,
+    ) -> Result<Option<WireIdentity>, Error> {
+        let (sans, chain, spki) = match content.identity.as_deref() {
+            Ok(Identity::Token { iss, sub, aud, .. }) => {
+                let (aud, iss, sub) = (aud.clone(), iss.clone(), sub.clone());
+                return Ok(Some(WireIdentity::Token { aud, iss, sub }));
             }
-            Identity::X509 { sans, chain, spki, .. } => (sans, chain, spki),
+            Ok(Identity::X509 { sans, chain, spki, .. }) => (sans, chain, spki),
+            Err(_) => return Ok(None),
         };
         if sans.is_empty() || chain.first().is_none_or(|leaf| identity::is_authority(leaf)) {
-            return None;
+            return Ok(None);
         }
-        let dir = path.parent()?;
-        let beside = |names: [&[u8]; 4]| {
-            names.into_iter().map(|name| dir.join(name)).filter(|other| other != path).find_map(|other| {
-                let bytes = self.root.read(&other, MAX_BESIDE).ok()?;
-                Some((other, bytes))
-            })
-        };
-        let roots_file = beside(ROOT_FILES);
-        let key_file = beside(KEY_FILES)
+        let roots_file = self.beside(path, way, ROOT_FILES)?;
+        let key_file = self
+            .beside(path, way, KEY_FILES)?
             .filter(|(_, bytes)| secret::public_key_of(bytes).as_ref() == Some(spki))
             .map(|(path, _)| path);
         let roots: BTreeSet<String> = roots_file
@@ -515,8 +534,49 @@ impl Sealer<'_> {
             self.notes
                 .push(format!("{path}: no roots beside it; any issuer can renew it, names stay sealed"));
         }
-        Some(WireIdentity::X509 { key_file, roots, roots_file, sans: sans.clone() })
+        self.matched_keys.extend(key_file.clone());
+        Ok(Some(WireIdentity::X509 { key_file, roots, roots_file, sans: sans.clone() }))
     }
+
+    /// The first of these that is there beside it.
+    fn beside(
+        &self,
+        path: &HostPath,
+        way: Way<'_>,
+        names: [&[u8]; 4],
+    ) -> Result<Option<(HostPath, Vec<u8>)>, Error> {
+        let Some(dir) = path.parent() else { return Ok(None) };
+        let members = match way {
+            Way::InVolume(members) => Some(members),
+            Way::AskedFor | Way::Below => None,
+        };
+        for other in names.into_iter().map(|name| dir.join(name)).filter(|other| other != path) {
+            match beside::read(self.root, members, &other) {
+                Ok(bytes) => return Ok(Some((other, bytes))),
+                Err(e @ ObserveError::Unstable { .. }) => return Err(cannot_observe(&other, &e)),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a certificate is checked to match a key is known once all of them were seen.
+    fn note_keys(&mut self) {
+        for path in std::mem::take(&mut self.rotated_keys) {
+            let by = if self.matched_keys.contains(&path) {
+                "its certificate is checked to match it"
+            } else {
+                "no certificate beside it is its own, and none is checked to match it"
+            };
+            self.notes.push(format!("{path}: a rotated private key is opaque; {by}"));
+        }
+    }
+}
+
+/// The set of certificates, if it begins with an authority's.
+fn authorities(content: &FoundContent) -> Option<&Meaning> {
+    let Ok(Identity::X509 { chain, .. }) = content.identity.as_deref() else { return None };
+    content.meaning(Form::Pem).ok().filter(|_| chain.first().is_some_and(|der| identity::is_authority(der)))
 }
 
 fn cannot_observe(path: &HostPath, error: &ObserveError) -> Error {

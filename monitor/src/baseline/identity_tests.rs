@@ -1,0 +1,157 @@
+//! What a renewal may change, as sealed from files and compared with files.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::baseline::certs::{authority, leaf};
+use crate::baseline::seal::{Options, statement_for};
+use crate::baseline::statement::parse;
+use crate::baseline::wire::{WireEntry, WireIdentity};
+use crate::baseline::{Baseline, Context, Root, check};
+use crate::model::{Class, HostPath};
+
+const UID: &str = "11111111-2222-3333-4444-555555555555";
+
+/// A node with one volume that the kubelet publishes.
+struct Node {
+    dir: tempfile::TempDir,
+    volume: String,
+    publishes: u32,
+}
+
+impl Node {
+    fn new(volume: &str, files: &[(&str, &str)]) -> Self {
+        let volume = format!("/var/lib/kubelet/pods/{UID}/volumes/{volume}");
+        let mut node = Self { dir: tempfile::tempdir().unwrap(), volume, publishes: 0 };
+        node.publish(files);
+        node
+    }
+
+    fn at(&self) -> PathBuf {
+        self.dir.path().join(self.volume.trim_start_matches('/'))
+    }
+
+    /// As `AtomicWriter` does it.
+    fn publish(&mut self, files: &[(&str, &str)]) {
+        self.publishes += 1;
+        let (at, stamp) = (self.at(), format!("..2026_01_01.{}", self.publishes));
+        fs::create_dir_all(at.join(&stamp)).unwrap();
+        for (name, text) in files {
+            fs::write(at.join(&stamp).join(name), text).unwrap();
+            if self.publishes == 1 {
+                symlink(Path::new("..data").join(name), at.join(name)).unwrap();
+            }
+        }
+        symlink(&stamp, at.join("..data_tmp")).unwrap();
+        fs::rename(at.join("..data_tmp"), at.join("..data")).unwrap();
+    }
+
+    fn seal(&self) -> (Vec<String>, Baseline, Vec<(String, WireEntry)>) {
+        let root = Root::open(self.dir.path()).unwrap();
+        let proposal = statement_for(&root, &[self.volume.as_str().into()], &Options::default()).unwrap();
+        let baseline = parse(&proposal.statement.to_json().unwrap()).unwrap();
+        let files = proposal.statement.predicate.objects[0].files.clone().unwrap();
+        (proposal.notes, baseline, files.0.into_iter().collect())
+    }
+
+    fn check(&self, baseline: &Baseline) -> Vec<String> {
+        let root = Root::open(self.dir.path()).unwrap();
+        let mut said = Vec::new();
+        for object in &*baseline.objects {
+            let (_, differences) = check(&root, object, &Context::default(), None).unwrap();
+            said.extend(differences.into_iter().map(|one| {
+                let entry = String::from_utf8(one.entry.unwrap_or_default()).unwrap();
+                format!("{entry}: {}", one.detail.unwrap_or_else(|| one.aspect.as_str().into()))
+            }));
+        }
+        said
+    }
+}
+
+#[test]
+fn in_a_volume_roots_and_key_are_those_of_the_same_publish() {
+    for (volume, [chain, key, roots]) in [
+        ("kubernetes.io~secret/istio-certs", ["cert-chain.pem", "key.pem", "root-cert.pem"]),
+        ("kubernetes.io~secret/istio-csr-dns-cert", ["tls.crt", "tls.key", "ca.crt"]),
+    ] {
+        let (root, evil) = (authority("root", 1), authority("root", 2));
+        let files = |root_pem: &str, chain_pem: &str, key_pem: &str| {
+            [(chain, chain_pem), (key, key_pem), (roots, root_pem)].map(|(a, b)| (a.to_owned(), b.to_owned()))
+        };
+        let publish = |node: &mut Node, root_pem: &str, chain_pem: &str, key_pem: &str| {
+            let files = files(root_pem, chain_pem, key_pem);
+            node.publish(&files.each_ref().map(|(name, text)| (name.as_str(), text.as_str())));
+        };
+        let (old, new) = (leaf(3), leaf(4));
+        let sealed = files(&root.root(), &old.pem_by(&root), &old.key_pem());
+        let mut node = Node::new(volume, &sealed.each_ref().map(|(a, b)| (a.as_str(), b.as_str())));
+        let (notes, baseline, entries) = node.seal();
+        let at = |name: &str| HostPath::from(format!("{}/{name}", node.volume).as_str());
+        let opaque = "a rotated private key is opaque; its certificate is checked to match it";
+        assert_eq!(notes, [format!("{}: {opaque}", at(key))]);
+        let entry = |name: &str| &entries.iter().find(|(file, _)| file == name).unwrap().1;
+        let Some(WireIdentity::X509 { key_file, roots: hashes, roots_file, .. }) = &entry(chain).identity
+        else {
+            panic!("{entries:?}")
+        };
+        assert_eq!((key_file, roots_file, hashes.len()), (&Some(at(key)), &Some(at(roots)), 1));
+        assert_eq!((entry(roots).class, entry(roots).meaning.is_some()), (Class::Sealed, true));
+        assert_eq!(node.check(&baseline), [""; 0]);
+
+        publish(&mut node, &root.root(), &new.pem_by(&root), &new.key_pem());
+        assert_eq!(node.check(&baseline), [""; 0], "a renewal");
+        publish(&mut node, &evil.root(), &new.pem_by(&evil), &new.key_pem());
+        let (ends, bundle) = (
+            format!("{chain}: chain does not end in a sealed root"),
+            format!(
+                "{roots}: 1 certificate added to the bundle, 1 removed: whatever the added ones sign is trusted"
+            ),
+        );
+        let mut said = node.check(&baseline);
+        said.sort();
+        let mut expected = [ends, bundle];
+        expected.sort();
+        assert_eq!(said, expected, "all three");
+        publish(&mut node, &evil.root(), &old.pem_by(&root), &old.key_pem());
+        assert_eq!(node.check(&baseline).len(), 2, "the root alone");
+        publish(&mut node, &root.root(), &old.pem_by(&root), &new.key_pem());
+        let key_said = format!("{chain}: does not belong to the private key beside it");
+        assert_eq!(node.check(&baseline), [key_said]);
+    }
+}
+
+#[test]
+fn roots_out_of_a_volume_are_not_followed() {
+    let (root, old) = (authority("root", 1), leaf(3));
+    let mut node = Node::new(
+        "kubernetes.io~secret/istio-certs",
+        &[("cert-chain.pem", &old.pem_by(&root)), ("root-cert.pem", &root.root())],
+    );
+    let (_, baseline, _) = node.seal();
+    node.publish(&[("cert-chain.pem", &old.pem_by(&root))]);
+    fs::write(node.dir.path().join("root-cert.pem"), root.root()).unwrap();
+    symlink("/root-cert.pem", node.at().join("..data/root-cert.pem")).unwrap();
+    let said = node.check(&baseline);
+    assert!(said.contains(&"cert-chain.pem: chain does not end in a sealed root".to_owned()), "{said:?}");
+}
+
+#[test]
+fn a_note_says_that_a_key_is_checked_only_where_it_is() {
+    let root = authority("root", 1);
+    let node = Node::new(
+        "kubernetes.io~secret/istio-certs",
+        &[("cert-chain.pem", &leaf(3).pem_by(&root)), ("key.pem", &leaf(4).key_pem())],
+    );
+    let (notes, ..) = node.seal();
+    let at = &node.volume;
+    assert_eq!(
+        notes,
+        [
+            format!("{at}/cert-chain.pem: no roots beside it; any issuer can renew it, names stay sealed"),
+            format!(
+                "{at}/key.pem: a rotated private key is opaque; no certificate beside it is its own, and none is checked to match it"
+            ),
+        ]
+    );
+}
