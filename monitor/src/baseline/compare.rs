@@ -113,7 +113,7 @@ pub fn check(
     match (&sealed.seal, &found.kind) {
         (Seal::File(Content::Identity(identity)), FoundKind::File { content, .. }) => {
             let before = old.and_then(|old| identity_of(&old.kind));
-            let known = known(root, None, identity)?;
+            let known = known(root, &sealed.path, None, identity)?;
             differences.extend(check_identity(identity, before, content, &known, None));
         }
         (Seal::Volume { entries }, FoundKind::Volume { entries: found, .. }) => {
@@ -128,7 +128,7 @@ pub fn check(
                         }
                         _ => None,
                     });
-                    let known = known(root, Some(members), identity)?;
+                    let known = known(root, &sealed.path, Some(members), identity)?;
                     differences.extend(check_identity(identity, before, content, &known, Some(&entry.path)));
                 }
             }
@@ -157,8 +157,13 @@ fn identity_of(kind: &FoundKind) -> Option<&Identity> {
 
 /// What is known beside the file. What cannot be read leaves the identity unproven, and `keeps_identity` says what is missing; a volume
 /// that moves under the reader proves nothing.
-fn known(root: &Root, members: Option<Members<'_>>, sealed: &SealedIdentity) -> Result<Known, ObserveError> {
-    let mut known = Known::default();
+fn known(
+    root: &Root,
+    at: &HostPath,
+    members: Option<Members<'_>>,
+    sealed: &SealedIdentity,
+) -> Result<Known, ObserveError> {
+    let mut known = Known { pod: identity::pod_of(at), ..Known::default() };
     let read = |path: &Option<HostPath>| match path.as_ref().map(|path| beside::read(root, members, path)) {
         Some(Err(e @ ObserveError::Unstable { .. })) => Err(e),
         read => Ok(read.and_then(Result::ok)),

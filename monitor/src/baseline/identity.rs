@@ -41,6 +41,9 @@ pub enum SealedIdentity {
         sub: String,
         /// Audiences, the whole set; any, if empty.
         aud: BTreeSet<String>,
+        /// It was bound to a pod as it was sealed: one that is bound to none is no successor. Which pod that must be the place says,
+        /// where it is a pod's: pods come and go.
+        pod_bound: bool,
     },
 }
 
@@ -48,7 +51,7 @@ impl fmt::Display for SealedIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::X509 { sans, .. } => f.write_str(&join(sans)),
-            Self::Token { iss, sub, aud } => write!(f, "iss={iss} sub={sub} aud={}", join(aud)),
+            Self::Token { iss, sub, aud, .. } => write!(f, "iss={iss} sub={sub} aud={}", join(aud)),
         }
     }
 }
@@ -77,6 +80,8 @@ pub enum Identity {
         sub: String,
         /// Audiences.
         aud: BTreeSet<String>,
+        /// UID of the pod it is bound to.
+        pod: Option<String>,
         /// Issued at.
         iat: Option<Time>,
     },
@@ -102,6 +107,19 @@ pub struct Known {
     pub roots: Vec<Vec<u8>>,
     /// SHA-256 of the public key that belongs to the private key in the key file.
     pub key_spki: Option<Digest>,
+    /// UID of the pod whose directory it lies in.
+    pub pod: Option<String>,
+}
+
+/// The UID in `.../pods/<uid>/volumes/...` (or `volume-subpaths`), wherever the kubelet's directory is.
+#[must_use]
+pub fn pod_of(path: &HostPath) -> Option<String> {
+    let parts: Vec<&[u8]> = path.as_bytes().split(|byte| *byte == b'/').collect();
+    let uid = parts.windows(3).find_map(|parts| match parts {
+        [b"pods", uid, b"volumes" | b"volume-subpaths"] => Some(*uid),
+        _ => None,
+    })?;
+    std::str::from_utf8(uid).ok().map(str::to_owned)
 }
 
 /// Reads the identity out of a PEM chain or a JSON web token.
@@ -182,6 +200,15 @@ fn token(bytes: &[u8]) -> Result<Identity, String> {
         One(String),
         Many(Vec<String>),
     }
+    #[derive(Default, serde::Deserialize)]
+    struct Kubernetes {
+        #[serde(default)]
+        pod: Option<Pod>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Pod {
+        uid: String,
+    }
     #[derive(serde::Deserialize)]
     struct Claims {
         iss: String,
@@ -190,14 +217,16 @@ fn token(bytes: &[u8]) -> Result<Identity, String> {
         aud: Option<Audience>,
         #[serde(default)]
         iat: Option<i64>,
+        #[serde(default, rename = "kubernetes.io")]
+        kubernetes: Option<Kubernetes>,
     }
     let claims = bytes.trim_ascii().split(|b| *b == b'.').nth(1).ok_or("no token")?;
     let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(claims.strip_suffix(b"=").unwrap_or(claims))
         .map_err(|_| "token's claims are not base64url")?;
     // serde's message would quote the claims; what is wrong with them is nobody's business but the issuer's.
-    let claims: Claims =
-        serde_json::from_slice(&json).map_err(|_| "token without iss or sub, or not an object")?;
+    let claims: Claims = serde_json::from_slice(&json)
+        .map_err(|_| "token without iss or sub, with claims of another type, or not an object")?;
     Ok(Identity::Token {
         iss: claims.iss,
         sub: claims.sub,
@@ -206,6 +235,7 @@ fn token(bytes: &[u8]) -> Result<Identity, String> {
             Some(Audience::One(one)) => BTreeSet::from([one]),
             Some(Audience::Many(many)) => many.into_iter().collect(),
         },
+        pod: claims.kubernetes.and_then(|claim| claim.pod).map(|pod| pod.uid),
         iat: claims.iat.map(|at| Time(at.saturating_mul(1_000_000_000))),
     })
 }
@@ -250,8 +280,8 @@ pub fn keeps_identity(
             if roots.is_empty() { Ok(()) } else { anchored(chain, roots, &known.roots) }
         }
         (
-            SealedIdentity::Token { iss, sub, aud },
-            Identity::Token { iss: found_iss, sub: found_sub, aud: found_aud, iat },
+            SealedIdentity::Token { iss, sub, aud, pod_bound },
+            Identity::Token { iss: found_iss, sub: found_sub, aud: found_aud, pod: found_pod, iat },
         ) => {
             for (what, sealed, found) in [("issuer", iss, found_iss), ("subject", sub, found_sub)] {
                 if sealed != found && !(what == "issuer" && sealed.is_empty()) {
@@ -260,6 +290,13 @@ pub fn keeps_identity(
             }
             if aud != found_aud && !aud.is_empty() {
                 return Err(format!("audience {} instead of {}", join(found_aud), join(aud)));
+            }
+            match (found_pod, &known.pod) {
+                (Some(found), Some(expected)) if found != expected => {
+                    return Err(format!("pod {found} instead of {expected}"));
+                }
+                (None, _) if *pod_bound => return Err("bound to no pod".into()),
+                _ => {}
             }
             if let (Some(Identity::Token { iat: Some(before), .. }), Some(iat)) = (old, iat)
                 && iat < before

@@ -155,3 +155,52 @@ fn a_note_says_that_a_key_is_checked_only_where_it_is() {
         ]
     );
 }
+
+fn token(pod: Option<&str>, issued: i64) -> String {
+    use base64::Engine as _;
+    let mut claims = serde_json::json!({
+        "aud": ["istio-ca"], "iat": issued, "iss": "https://k", "sub": "system:serviceaccount:default:hello",
+        "kubernetes.io": { "namespace": "default" },
+    });
+    if let Some(uid) = pod {
+        claims["kubernetes.io"]["pod"] = serde_json::json!({ "name": "hello-1", "uid": uid });
+    }
+    let part = |text: String| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.c2ln", part(r#"{"alg":"RS256"}"#.to_owned()), part(claims.to_string()))
+}
+
+#[test]
+fn a_token_is_bound_to_the_pod_it_lies_in() {
+    const OTHER: &str = "99999999-2222-3333-4444-555555555555";
+    let projected = "kubernetes.io~projected/istio-token";
+    let mut node = Node::new(projected, &[("istio-token", &token(Some(UID), 1))]);
+    let (_, baseline, entries) = node.seal();
+    let identity = &entries.last().unwrap().1.identity;
+    assert!(matches!(identity, Some(WireIdentity::Token { pod_bound: true, .. })), "{identity:?}");
+    let mut said = |pod: Option<&str>, baseline: &Baseline| {
+        node.publish(&[("istio-token", &token(pod, 2))]);
+        node.check(baseline)
+    };
+    assert_eq!(said(Some(UID), &baseline), [""; 0]);
+    let other = format!("istio-token: pod {OTHER} instead of {UID}");
+    assert_eq!(said(Some(OTHER), &baseline), [other.clone()]);
+    assert_eq!(said(None, &baseline), ["istio-token: bound to no pod"]);
+
+    // Sealed without: the place still says whose one that is bound must be.
+    let unbound = Node::new(projected, &[("istio-token", &token(None, 1))]).seal().1;
+    assert_eq!(said(None, &unbound), [""; 0]);
+    assert_eq!(said(Some(UID), &unbound), [""; 0]);
+    assert_eq!(said(Some(OTHER), &unbound), [other]);
+}
+
+#[test]
+fn the_pod_of_a_place_is_in_its_path() {
+    for (path, pod) in [
+        ("/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~projected/t/token", Some("u-1")),
+        ("/srv/k/pods/u-2/volume-subpaths/t/app/0", Some("u-2")),
+        ("/var/run/pods/token", None),
+        ("/pods/u-1/etc-hosts", None),
+    ] {
+        assert_eq!(super::pod_of(&path.into()).as_deref(), pod, "{path}");
+    }
+}

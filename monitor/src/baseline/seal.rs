@@ -508,9 +508,9 @@ impl Sealer<'_> {
         way: Way<'_>,
     ) -> Result<Option<WireIdentity>, Error> {
         let (sans, chain, spki) = match content.identity.as_deref() {
-            Ok(Identity::Token { iss, sub, aud, .. }) => {
+            Ok(Identity::Token { iss, sub, aud, pod, .. }) => {
                 let (aud, iss, sub) = (aud.clone(), iss.clone(), sub.clone());
-                return Ok(Some(WireIdentity::Token { aud, iss, sub }));
+                return Ok(Some(WireIdentity::Token { aud, iss, pod_bound: pod.is_some(), sub }));
             }
             Ok(Identity::X509 { sans, chain, spki, .. }) => (sans, chain, spki),
             Err(_) => return Ok(None),

@@ -48,9 +48,11 @@ fn a_digest_over_sorted_keys_is_the_one_that_others_work_out() {
     let x509 = json!({
         "kind": "x509", "keyFile": "/key.pem", "roots": ["00".repeat(32)], "rootsFile": "/roots.pem", "sans": ["DNS:a"],
     });
-    let objects = json!([rotated("/chain", x509), rotated("/token", token)]);
+    let mut bound = token.clone();
+    bound["podBound"] = json!(true);
+    let objects = json!([rotated("/bound", bound), rotated("/chain", x509), rotated("/token", token)]);
     let baseline = parse(&serde_json::to_vec(&statement(&objects)).unwrap()).unwrap();
-    assert_eq!(baseline.objects.len(), 2);
+    assert_eq!(baseline.objects.len(), 3);
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub enum WireIdentity {
         aud: BTreeSet<String>,
         /// Issuer.
         iss: String,
+        /// It was bound to a pod.
+        #[serde(rename = "podBound", default)]
+        pod_bound: bool,
         /// Subject.
         sub: String,
     },
@@ -46,10 +49,13 @@ impl Serialize for WireIdentity {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         match self {
-            Self::Token { aud, iss, sub } => {
+            Self::Token { aud, iss, pod_bound, sub } => {
                 map.serialize_entry("aud", aud)?;
                 map.serialize_entry("iss", iss)?;
                 map.serialize_entry("kind", "token")?;
+                if *pod_bound {
+                    map.serialize_entry("podBound", pod_bound)?;
+                }
                 map.serialize_entry("sub", sub)?;
             }
             Self::X509 { key_file, roots, roots_file, sans } => {
@@ -159,7 +165,7 @@ impl WireIdentity {
             Error::new("bad statement", format!("{place}.identity{field}"), expected)
         };
         Ok(match self {
-            Self::Token { aud, iss, sub } => SealedIdentity::Token { iss, sub, aud },
+            Self::Token { aud, iss, pod_bound, sub } => SealedIdentity::Token { iss, sub, aud, pod_bound },
             Self::X509 { key_file, roots, roots_file, sans } => {
                 if [&key_file, &roots_file].into_iter().flatten().any(|path| !is_plain_path(path)) {
                     return Err(bad("", "absolute paths for keyFile and rootsFile"));

@@ -286,6 +286,7 @@ impl Sealer<'_> {
             Content::Token { audience } => Ok(Err(WireIdentity::Token {
                 aud: Some(audience.clone()).filter(|audience| !audience.is_empty()).into_iter().collect(),
                 iss: self.options.token_issuer.clone().unwrap_or_default(),
+                pod_bound: false,
                 sub: format!(
                     "system:serviceaccount:{}:{}",
                     pod.workload.namespace, pod.workload.service_account
