@@ -145,8 +145,22 @@ pub fn certificates(bytes: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Whether each block is a certificate or a private key, and whole: programs take other labels for certificates too, and differ in
+/// what they make of a broken block.
+fn is_plain_chain(bytes: &[u8]) -> bool {
+    let plain =
+        |label: &str| label == "CERTIFICATE" || label == "EC PARAMETERS" || label.ends_with("PRIVATE KEY");
+    let read = Pem::iter_from_buffer(bytes)
+        .take_while(|block| block.as_ref().is_ok_and(|block| plain(&block.label)))
+        .count();
+    read == memchr::memmem::find_iter(bytes, b"-----BEGIN ").count()
+}
+
 fn x509(bytes: &[u8]) -> Result<Identity, String> {
     let chain = certificates(bytes);
+    if !chain.is_empty() && !is_plain_chain(bytes) {
+        return Err("expected PEM certificates and private keys, and no other block".into());
+    }
     if chain.len() > MAX_CHAIN {
         return Err(format!("more than {MAX_CHAIN} certificates"));
     }

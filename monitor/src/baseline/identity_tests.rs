@@ -183,7 +183,7 @@ fn a_token_is_bound_to_the_pod_it_lies_in() {
     };
     assert_eq!(said(Some(UID), &baseline), [""; 0]);
     let other = format!("istio-token: pod {OTHER} instead of {UID}");
-    assert_eq!(said(Some(OTHER), &baseline), [other.clone()]);
+    assert_eq!(said(Some(OTHER), &baseline), [other.as_str()]);
     assert_eq!(said(None, &baseline), ["istio-token: bound to no pod"]);
 
     // Sealed without: the place still says whose one that is bound must be.
@@ -202,5 +202,26 @@ fn the_pod_of_a_place_is_in_its_path() {
         ("/pods/u-1/etc-hosts", None),
     ] {
         assert_eq!(super::pod_of(&path.into()).as_deref(), pod, "{path}");
+    }
+}
+
+#[test]
+fn a_chain_holds_certificates_and_keys_alone() {
+    use crate::baseline::certs::pem;
+    use crate::baseline::identity::extract;
+
+    let (root, good) = (authority("root", 1), leaf(3));
+    let (der, chain) = (leaf(4).by(&root), good.pem_by(&root));
+    assert!(extract(chain.as_bytes()).is_ok());
+    assert!(extract(format!("subject=x\n{chain}{}", good.key_pem()).as_bytes()).is_ok(), "with its key");
+    // OpenSSL takes the first of these for the leaf.
+    let expected = "expected PEM certificates and private keys, and no other block";
+    for label in ["X509 CERTIFICATE", "TRUSTED CERTIFICATE", "CERTIFICATE REQUEST", "PUBLIC KEY"] {
+        let text = format!("{}{chain}", pem(label, &der));
+        assert_eq!(extract(text.as_bytes()).unwrap_err(), expected, "{label}");
+    }
+    let headers = pem("CERTIFICATE", &der).replacen("-----\n", "-----\nX: y\n\n", 1);
+    for text in [format!("{headers}{chain}"), format!("{chain}{headers}"), format!("x{chain}{chain}")] {
+        assert!(extract(text.as_bytes()).is_err(), "{text}");
     }
 }
