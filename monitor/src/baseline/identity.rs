@@ -1,7 +1,7 @@
 //! What a rotated certificate or token must keep when its bytes change.
 //!
-//! A certificate keeps its SPIFFE or DNS names, chains to a sealed root, matches its private key, and is not older
-//! than the one it replaces. A service account token keeps issuer, subject, audience and pod. A token's own
+//! A certificate keeps its SPIFFE or DNS names, chains to a sealed root (`certify`), matches its private key, is in time, and is
+//! not older than the one it replaces. A service account token keeps issuer, subject, audience and pod. A token's own
 //! signature is not checked here: the API server's keys are not on the node; its lawful writer is.
 
 use std::collections::BTreeSet;
@@ -11,13 +11,18 @@ use base64::Engine as _;
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, GeneralName, Pem, X509Certificate};
 
+use super::certify;
 use super::object::Digest;
 use crate::model::{HostPath, Time};
 
 /// Longest chain looked at.
 const MAX_CHAIN: usize = 10;
 /// How far a clock may be off before "not yet valid" counts (5 minutes), in nanoseconds.
-const SKEW: i64 = 300_000_000_000;
+pub(super) const SKEW: i64 = 300_000_000_000;
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+/// Seconds a renewal may be valid for in any case: as long as public ones may (CA/Browser Forum, until 2026).
+const LIFETIME: u64 = 398 * DAY;
 
 /// The identity a rotated object must keep, as sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub enum SealedIdentity {
         roots_file: Option<HostPath>,
         /// Where the private key lies on the host.
         key_file: Option<HostPath>,
+        /// Seconds the leaf was valid for as it was sealed; unknown: a renewal's are not bounded.
+        lifetime: Option<u64>,
     },
     /// A JSON web token.
     Token {
@@ -190,7 +197,7 @@ fn x509(bytes: &[u8]) -> Result<Identity, String> {
     })
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], cert)) => Ok(cert),
         _ => Err("broken certificate".into()),
@@ -267,17 +274,18 @@ pub fn keeps_identity(
 ) -> Result<(), String> {
     match (sealed, new) {
         (
-            SealedIdentity::X509 { sans, roots, key_file, .. },
+            SealedIdentity::X509 { sans, roots, key_file, lifetime: sealed_for, .. },
             Identity::X509 { sans: found, chain, spki, not_before, not_after },
         ) => {
             if sans != found {
                 return Err(format!("names {} instead of {}", join(found), join(sans)));
             }
-            if not_after <= not_before {
-                return Err("ends before it begins".into());
-            }
-            if not_before.0 > now.0.saturating_add(SKEW) {
-                return Err(format!("not valid before {not_before}"));
+            certify::leaf(chain.first().ok_or("no certificate")?, now)?;
+            let seconds = lifetime(*not_before, *not_after);
+            if let Some(limit) = sealed_for.map(|sealed| sealed.saturating_mul(2).max(LIFETIME))
+                && seconds > limit
+            {
+                return Err(format!("valid for {} days instead of {} at most", seconds / DAY, limit / DAY));
             }
             if let Some(Identity::X509 { not_before: before, .. }) = old
                 && not_before < before
@@ -291,7 +299,7 @@ pub fn keeps_identity(
                     None => return Err("the private key beside it cannot be read".into()),
                 }
             }
-            if roots.is_empty() { Ok(()) } else { anchored(chain, roots, &known.roots) }
+            if roots.is_empty() { Ok(()) } else { certify::anchored(chain, roots, &known.roots, now) }
         }
         (
             SealedIdentity::Token { iss, sub, aud, pod_bound },
@@ -328,45 +336,15 @@ pub fn keeps_identity(
     }
 }
 
-/// Each certificate is signed by the next, and the last is a sealed root or signed by one.
-fn anchored(chain: &[Vec<u8>], sealed: &BTreeSet<Digest>, roots: &[Vec<u8>]) -> Result<(), String> {
-    let is_root = |der: &[u8]| sealed.contains::<Digest>(&Sha256::digest(der).into());
-    for (at, der) in chain.iter().enumerate() {
-        if at > 0 && is_root(der) {
-            return Ok(());
-        }
-        let cert = parse(der)?;
-        if let Some(root) = roots.iter().filter(|root| is_root(root)).find(|root| signed_by(&cert, root)) {
-            // A leaf that is itself the sealed root is no leaf.
-            return if root == der && at == 0 { Err("a root instead of a leaf".into()) } else { Ok(()) };
-        }
-        match chain.get(at + 1) {
-            Some(next) if signed_by(&cert, next) => {}
-            Some(_) => return Err("a certificate in the chain is not signed by the next one".into()),
-            None => {}
-        }
-    }
-    Err("chain does not end in a sealed root".into())
+/// Seconds from one to the other.
+pub(super) fn lifetime(from: Time, to: Time) -> u64 {
+    u64::try_from(to.0.saturating_sub(from.0) / 1_000_000_000).unwrap_or(0)
 }
 
 /// Whether this certificate may sign others.
 #[must_use]
 pub fn is_authority(der: &[u8]) -> bool {
     parse(der).is_ok_and(|cert| cert.is_ca())
-}
-
-/// Whether this certificate is signed by itself.
-#[must_use]
-pub fn is_self_signed(der: &[u8]) -> bool {
-    parse(der).is_ok_and(|cert| signed_by(&cert, der))
-}
-
-fn signed_by(cert: &X509Certificate<'_>, issuer: &[u8]) -> bool {
-    parse(issuer).is_ok_and(|issuer| {
-        issuer.is_ca()
-            && issuer.subject() == cert.issuer()
-            && cert.verify_signature(Some(issuer.public_key())).is_ok()
-    })
 }
 
 #[cfg(test)]

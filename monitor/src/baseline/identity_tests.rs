@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::baseline::certs::{authority, leaf};
+use crate::baseline::certs::{Draft, HOUR, SPIFFE, authority, leaf, names as names_of, tlv};
 use crate::baseline::seal::{Options, statement_for};
 use crate::baseline::statement::parse;
 use crate::baseline::wire::{WireEntry, WireIdentity};
@@ -224,4 +224,123 @@ fn a_chain_holds_certificates_and_keys_alone() {
     for text in [format!("{headers}{chain}"), format!("{chain}{headers}"), format!("x{chain}{chain}")] {
         assert!(extract(text.as_bytes()).is_err(), "{text}");
     }
+}
+
+/// Seals a leaf with its key and the root in a directory, and says what each renewal is told for.
+fn told(cases: Vec<(&str, String)>) {
+    let root = authority("root", 1);
+    let good = leaf(3);
+    let name = |file: &str| format!("/certs/{file}");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |file: &str| dir.path().join("certs").join(file);
+    fs::create_dir(dir.path().join("certs")).unwrap();
+    fs::write(at("cert-chain.pem"), good.pem_by(&root)).unwrap();
+    fs::write(at("key.pem"), good.key_pem()).unwrap();
+    fs::write(at("root-cert.pem"), root.root()).unwrap();
+    let host = Root::open(dir.path()).unwrap();
+    let options = Options { class: Some(Class::Rotated), ..Options::default() };
+    let proposal = statement_for(&host, &[name("cert-chain.pem").as_str().into()], &options).unwrap();
+    assert_eq!(proposal.notes, [""; 0]);
+    let baseline = parse(&proposal.statement.to_json().unwrap()).unwrap();
+    for (expected, chain) in cases {
+        fs::write(at("cert-chain.pem"), chain).unwrap();
+        let (_, differences) = check(&host, &baseline.objects[0], &Context::default(), None).unwrap();
+        let said: Vec<String> = differences.into_iter().filter_map(|one| one.detail).collect();
+        let said = said.join("; ");
+        if expected.is_empty() || expected.ends_with(' ') {
+            assert!(said.starts_with(expected) && expected.is_empty() == said.is_empty(), "{said}");
+        } else {
+            assert_eq!(said, expected);
+        }
+    }
+}
+
+#[test]
+fn a_renewed_leaf_is_in_time_and_a_leaf() {
+    let root = authority("root", 1);
+    let by_root = |draft: Draft| draft.pem_by(&root);
+    let key_identifier = (vec![0x55, 0x1d, 14], true, tlv(4, b"k"));
+    let unknown = |critical| (vec![0x2a, 3, 4], critical, vec![5, 0]);
+    told(vec![
+        ("", by_root(leaf(3))),
+        ("expired at ", by_root(Draft { validity: (-48 * HOUR, -HOUR), ..leaf(3) })),
+        ("not valid before ", by_root(Draft { validity: (2 * HOUR, 20 * HOUR), ..leaf(3) })),
+        ("an authority instead of a leaf", by_root(Draft { authority: Some(None), ..leaf(3) })),
+        ("may sign certificates, as a leaf must not", by_root(Draft { usage: 0x84, ..leaf(3) })),
+        ("", by_root(Draft { validity: (-HOUR, 397 * 24 * HOUR), ..leaf(3) })),
+        (
+            "valid for 3650 days instead of 398 at most",
+            by_root(Draft { validity: (-HOUR, 3650 * 24 * HOUR), ..leaf(3) }),
+        ),
+        ("", by_root(Draft { more: vec![key_identifier, unknown(false)], ..leaf(3) })),
+        (
+            "with a critical extension that is not known (1.2.3.4)",
+            by_root(Draft { more: vec![unknown(true)], ..leaf(3) }),
+        ),
+        ("does not belong to the private key beside it", by_root(leaf(4))),
+    ]);
+}
+
+#[test]
+fn authorities_on_the_way_are_in_time_and_within_their_constraints() {
+    let root = authority("root", 1);
+    let by = |issuer: &Draft| format!("{}{}", leaf(3).pem_by(issuer), issuer.pem_by(&root));
+    let with = |names: &str, critical, of: &str| {
+        let tag = if of == "permitted" { 0xa0 } else { 0xa1 };
+        let tree = tlv(0x30, &tlv(tag, &tlv(0x30, &names_of(&[names.to_owned()]))));
+        let more = vec![(vec![0x55, 0x1d, 30], critical, tree)];
+        by(&Draft { more, ..authority("middle", 5) })
+    };
+    let short = Draft { authority: Some(Some(0)), ..authority("short", 6) };
+    let below = authority("below", 7);
+    let refused =
+        "its issuer has name constraints that do not permit spiffe://cluster.local/ns/default/sa/hello";
+    told(vec![
+        ("", by(&authority("middle", 5))),
+        ("", by(&short)),
+        (
+            "its issuer may not have so many authorities below it",
+            format!("{}{}{}", leaf(3).pem_by(&below), below.pem_by(&short), short.pem_by(&root)),
+        ),
+        ("its issuer is expired at ", by(&Draft { validity: (-48 * HOUR, -HOUR), ..authority("middle", 5) })),
+        ("its issuer may not sign certificates", by(&Draft { usage: 0x80, ..authority("middle", 5) })),
+        (refused, with("URI:other.org", true, "permitted")),
+        (refused, with("URI:.cluster.local", false, "permitted")),
+        (refused, with("URI:cluster.local", true, "excluded")),
+        ("", with("URI:Cluster.Local", true, "permitted")),
+        ("", with("DNS:other.org", true, "permitted")),
+        ("", with("email:other.org", true, "permitted")),
+        (
+            "a certificate in the chain is not signed by the next one",
+            format!("{}{}", leaf(3).pem_by(&below), authority("below", 8).pem_by(&root)),
+        ),
+        ("chain does not end in a sealed root", leaf(3).pem_by(&authority("root", 2))),
+    ]);
+}
+
+#[test]
+fn what_cannot_be_checked_is_told_as_that() {
+    // ecdsa-with-SHA512.
+    let algorithm = vec![0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4];
+    let root = authority("root", 1);
+    let strange = Draft { algorithm, ..leaf(3) };
+    let reason = "cannot check signatures of this algorithm (1.2.840.10045.4.3.4)";
+    told(vec![(reason, strange.pem_by(&root))]);
+    let node = Node::new(
+        "kubernetes.io~secret/istio-certs",
+        &[("cert-chain.pem", &strange.pem_by(&root)), ("root-cert.pem", &root.root())],
+    );
+    let (notes, ..) = node.seal();
+    assert_eq!(notes, [format!("{}/cert-chain.pem: does not hold as it is: {reason}", node.volume)]);
+}
+
+#[test]
+fn a_seal_without_lifetime_bounds_none() {
+    let sealed = serde_json::json!({ "kind": "x509", "sans": [format!("URI:{SPIFFE}")] });
+    let sealed: WireIdentity = serde_json::from_value(sealed).unwrap();
+    let sealed = sealed.into_sealed("").unwrap();
+    let long = Draft { validity: (-HOUR, 3650 * 24 * HOUR), ..leaf(3) };
+    let found = super::extract(long.pem_by(&authority("root", 1)).as_bytes()).unwrap();
+    let known = super::Known::default();
+    assert_eq!(super::keeps_identity(&sealed, None, &found, &known, crate::model::Time::now()), Ok(()));
 }

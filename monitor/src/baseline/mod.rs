@@ -15,6 +15,7 @@ mod advice;
 pub mod anchor;
 mod beside;
 pub mod bundle;
+mod certify;
 #[cfg(test)]
 mod certs;
 pub mod compare;

@@ -11,16 +11,17 @@ use sha2::{Digest as _, Sha256};
 
 use super::advice::{Advice, Advisor};
 use super::beside::{self, Members};
+use super::certify;
 use super::content::FoundContent;
 use super::error::Error;
-use super::identity::{self, Identity};
+use super::identity::{self, Identity, Known};
 use super::meaning::{Form, Meaning};
 use super::object::{Attributes, EntryKind, Publish, Writer};
 use super::observe::{Context, Found, FoundKind, ObserveError, Root, observe};
 use super::secret::{self, SecretKey};
 use super::statement::{MAX_OBJECTS, Predicate, Scope, Statement, Validity, WireWriter, is_name};
 use super::wire::{Unique, WireEntry, WireIdentity, WireMeaning, WireObject, WireType};
-use crate::model::{Class, HostPath};
+use crate::model::{Class, HostPath, Time};
 use crate::profile::{Layout, Profiles};
 
 /// Files that hold roots, beside a certificate: Istio, cert-manager and istio-csr, Linkerd, GKE.
@@ -507,12 +508,14 @@ impl Sealer<'_> {
         content: &FoundContent,
         way: Way<'_>,
     ) -> Result<Option<WireIdentity>, Error> {
-        let (sans, chain, spki) = match content.identity.as_deref() {
+        let (sans, chain, spki, valid) = match content.identity.as_deref() {
             Ok(Identity::Token { iss, sub, aud, pod, .. }) => {
                 let (aud, iss, sub) = (aud.clone(), iss.clone(), sub.clone());
                 return Ok(Some(WireIdentity::Token { aud, iss, pod_bound: pod.is_some(), sub }));
             }
-            Ok(Identity::X509 { sans, chain, spki, .. }) => (sans, chain, spki),
+            Ok(Identity::X509 { sans, chain, spki, not_before, not_after }) => {
+                (sans, chain, spki, (*not_before, *not_after))
+            }
             Err(_) => return Ok(None),
         };
         if sans.is_empty() || chain.first().is_none_or(|leaf| identity::is_authority(leaf)) {
@@ -526,16 +529,29 @@ impl Sealer<'_> {
         let roots: BTreeSet<String> = roots_file
             .iter()
             .flat_map(|(_, bytes)| identity::certificates(bytes))
-            .chain(chain.iter().skip(1).filter(|der| identity::is_self_signed(der)).cloned())
+            .chain(chain.iter().skip(1).filter(|der| certify::is_self_signed(der)).cloned())
             .map(|der| hex::encode(Sha256::digest(der)))
             .collect();
+        let known = Known {
+            roots: roots_file.iter().flat_map(|(_, bytes)| identity::certificates(bytes)).collect(),
+            key_spki: Some(*spki),
+            pod: None,
+        };
         let roots_file = roots_file.map(|(path, _)| path);
         if roots.is_empty() {
             self.notes
                 .push(format!("{path}: no roots beside it; any issuer can renew it, names stay sealed"));
         }
         self.matched_keys.extend(key_file.clone());
-        Ok(Some(WireIdentity::X509 { key_file, roots, roots_file, sans: sans.clone() }))
+        let lifetime = Some(identity::lifetime(valid.0, valid.1));
+        let wire = WireIdentity::X509 { key_file, lifetime, roots, roots_file, sans: sans.clone() };
+        // It is there, so it is sealed; but whoever compares will tell.
+        if let (Ok(found), Ok(sealed)) = (&content.identity, wire.clone().into_sealed(""))
+            && let Err(reason) = identity::keeps_identity(&sealed, None, found, &known, Time::now())
+        {
+            self.notes.push(format!("{path}: does not hold as it is: {reason}"));
+        }
+        Ok(Some(wire))
     }
 
     /// The first of these that is there beside it.

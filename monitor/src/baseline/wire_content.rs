@@ -33,6 +33,9 @@ pub enum WireIdentity {
         /// Where the private key lies.
         #[serde(rename = "keyFile", default)]
         key_file: Option<HostPath>,
+        /// Seconds the leaf was valid for.
+        #[serde(default)]
+        lifetime: Option<u64>,
         /// Hex SHA-256 of the DER of each root.
         #[serde(default)]
         roots: BTreeSet<String>,
@@ -58,11 +61,14 @@ impl Serialize for WireIdentity {
                 }
                 map.serialize_entry("sub", sub)?;
             }
-            Self::X509 { key_file, roots, roots_file, sans } => {
+            Self::X509 { key_file, lifetime, roots, roots_file, sans } => {
                 if let Some(file) = key_file {
                     map.serialize_entry("keyFile", file)?;
                 }
                 map.serialize_entry("kind", "x509")?;
+                if let Some(seconds) = lifetime {
+                    map.serialize_entry("lifetime", seconds)?;
+                }
                 if !roots.is_empty() {
                     map.serialize_entry("roots", roots)?;
                 }
@@ -166,7 +172,7 @@ impl WireIdentity {
         };
         Ok(match self {
             Self::Token { aud, iss, pod_bound, sub } => SealedIdentity::Token { iss, sub, aud, pod_bound },
-            Self::X509 { key_file, roots, roots_file, sans } => {
+            Self::X509 { key_file, lifetime, roots, roots_file, sans } => {
                 if [&key_file, &roots_file].into_iter().flatten().any(|path| !is_plain_path(path)) {
                     return Err(bad("", "absolute paths for keyFile and rootsFile"));
                 }
@@ -177,7 +183,7 @@ impl WireIdentity {
                     .iter()
                     .map(|text| digest(text).ok_or_else(|| bad(".roots", "64 hex digits each")))
                     .collect::<Result<_, _>>()?;
-                SealedIdentity::X509 { sans, roots, roots_file, key_file }
+                SealedIdentity::X509 { sans, roots, roots_file, key_file, lifetime }
             }
         })
     }
