@@ -38,6 +38,7 @@ fn pair(root: &Root) -> Vec<SealedObject> {
         roots: BTreeSet::new(),
         roots_file: None,
         key_file: Some(key.path.clone()),
+        lifetime: None,
     };
     certificate.seal = Seal::File(Content::Identity(Arc::new(identity)));
     Arc::make_mut(&mut certificate.rule).class = Class::Rotated;
