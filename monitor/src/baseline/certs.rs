@@ -8,6 +8,9 @@ pub(super) const HOUR: i64 = 3600;
 /// The name of the workload, unless a test says otherwise.
 pub(super) const SPIFFE: &str = "spiffe://cluster.local/ns/default/sa/hello";
 
+/// When the tests began: the same draft is the same certificate a second later.
+static NOW: std::sync::LazyLock<i64> = std::sync::LazyLock::new(|| jiff::Timestamp::now().as_second());
+
 const ED25519: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
 
 /// A certificate to be made.
@@ -59,7 +62,7 @@ impl Draft {
             tlv(0x30, &if subject.is_empty() { Vec::new() } else { tlv(0x31, &tlv(0x30, &attribute)) })
         };
         let time = |offset: i64| {
-            let at = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + offset).unwrap();
+            let at = jiff::Timestamp::from_second(*NOW + offset).unwrap();
             tlv(0x18, at.strftime("%Y%m%d%H%M%SZ").to_string().as_bytes())
         };
         let public = |seed: u8| signing(seed).verifying_key().to_bytes();
