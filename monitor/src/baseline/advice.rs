@@ -9,6 +9,7 @@ use super::meaning::{Form, Meaning};
 use super::object::{EntryKind, Publish, Writer};
 use super::observe::{Context, FoundKind, Root, observe};
 use super::statement::WireWriter;
+use crate::attribution::attack::Role;
 use crate::attribution::pods::{VolumePath, source_kind, volume_path};
 use crate::inventory::containers::{self, NodeContainer};
 use crate::model::{Class, HostPath};
@@ -26,6 +27,8 @@ pub(super) struct Advice {
     pub(super) publish: Publish,
     /// By what it means, if not by its bytes.
     pub(super) form: Option<Form>,
+    /// Profiles say that it is a token or a credential.
+    pub(super) secret: bool,
     /// Names of proven writers, as the statement calls them.
     pub(super) writers: Vec<String>,
 }
@@ -84,7 +87,8 @@ impl<'s> Advisor<'s> {
             Compare::Json => Some(Form::Json),
             Compare::Yaml => Some(Form::Yaml),
         };
-        Some(Advice { class: rule.class, publish: rule.publish, form, writers })
+        let secret = matches!(rule.role, Role::Token | Role::Credential);
+        Some(Advice { class: rule.class, publish: rule.publish, form, secret, writers })
     }
 
     /// A directory of plugins or of their chains: whoever may write what is in it puts files beside them for a moment.
@@ -97,7 +101,7 @@ impl<'s> Advisor<'s> {
                 }
             }
         }
-        Some(Advice { class: Class::Sealed, publish: Publish::default(), form: None, writers })
+        Some(Advice { class: Class::Sealed, publish: Publish::default(), form: None, secret: false, writers })
     }
 
     /// Whoever installs a plugin of a chain writes its entry into that chain, whatever the chain's file is called.
@@ -419,6 +423,26 @@ mod tests {
         fs::write(net.join("README"), "no chain ").unwrap();
         let said = check();
         assert_eq!((said.len(), said[0].1), (1, "content"));
+    }
+
+    #[test]
+    fn a_token_that_nobody_knows_as_one_is_sealed_as_a_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("etc/cni/net.d")).unwrap();
+        fs::write(dir.path().join("etc/cni/net.d/host-token"), "abcdef").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let path = HostPath::from("/etc/cni/net.d/host-token");
+        let bare = Options { class: Some(Class::Sealed), ..Options::default() };
+        let refused = statement_for(&root, std::slice::from_ref(&path), &bare).unwrap_err().to_string();
+        assert!(refused.starts_with("cannot seal a secret by a plain hash"), "{refused}");
+        let key = std::sync::Arc::new(crate::baseline::secret::SecretKey::new(vec![7; 32]).unwrap());
+        let proposal = statement_for(&root, &[path], &Options { secret_key: Some(key), ..bare }).unwrap();
+        let object = &proposal.statement.predicate.objects[0];
+        assert_eq!((object.hmac.is_some(), object.sha256.is_some()), (true, false));
+        let baseline = parse(&proposal.statement.to_json().unwrap()).unwrap();
+        let context = crate::baseline::Context::default().for_sealed(&baseline.objects[0]);
+        let found = crate::baseline::observe(&root, &baseline.objects[0].path, &context).unwrap();
+        assert_eq!(found.state().get("sha256"), None);
     }
 
     #[test]

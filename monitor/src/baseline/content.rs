@@ -83,7 +83,9 @@ pub(super) fn hash(
         sha256: sha256.finalize().into(),
         hmac: mac.map(|mac| mac.finalize().into_bytes().into()),
         public_key: whole.and_then(secret::public_key_of),
-        secret: secret::is_secret_path(path) || whole.is_some_and(secret::is_secret_content),
+        secret: context.secret
+            || secret::is_secret_path(path)
+            || whole.is_some_and(secret::is_secret_content),
         meanings: context
             .forms
             .iter()

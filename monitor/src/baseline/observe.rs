@@ -147,6 +147,8 @@ pub struct Context {
     pub volume: Option<bool>,
     /// In which forms content is to be read.
     pub forms: Vec<Form>,
+    /// It is sealed as a secret, whatever it looks like.
+    pub secret: bool,
     /// What the page cache holds of it does not count: an exchange of extents leaves the old bytes there.
     pub from_disk: bool,
     /// What tells plugins of meshes from others, for who reads of a difference.
@@ -159,6 +161,7 @@ impl Default for Context {
             secret_key: None,
             volume: None,
             forms: Vec::new(),
+            secret: false,
             from_disk: false,
             profiles: Arc::clone(Profiles::built_in()),
         }
@@ -185,7 +188,8 @@ impl Context {
             _ => {}
         }
         let volume = Some(matches!(sealed.seal, Seal::Volume { .. }));
-        Self { volume, forms, ..self.clone() }
+        let secret = matches!(sealed.seal, Seal::File(Content::Hmac(_)));
+        Self { volume, forms, secret, ..self.clone() }
     }
 }
 

@@ -472,7 +472,12 @@ impl Sealer<'_> {
             class => class,
         };
         let form = advice.as_ref().and_then(|(advice, _)| advice.form).filter(|_| class == Class::Sealed);
-        let secret = content.secret || content.public_key.is_some() || secret::is_secret_path(path);
+        // Nobody sees that an opaque token is one; what holds certificates tells no more than they do.
+        let by_role = advice.as_ref().is_some_and(|(advice, _)| advice.secret)
+            && !matches!(content.identity.as_deref(), Ok(Identity::X509 { .. }))
+            && content.meaning(Form::Pem).is_err();
+        let secret =
+            by_role || content.secret || content.public_key.is_some() || secret::is_secret_path(path);
         if let Some(form) = form.filter(|_| !secret) {
             match content.meaning(form) {
                 Ok(meaning) => {
@@ -487,7 +492,7 @@ impl Sealer<'_> {
         let mut sealed = Sealed { class, size: Some(size), ..Sealed::default() };
         if let Some(digest) = content.public_key {
             sealed.public_key = Some(hex::encode(digest));
-        } else if !(content.secret || secret::is_secret_path(path)) {
+        } else if !secret {
             sealed.sha256 = Some(hex::encode(content.sha256));
         } else if let Some(hmac) = content.hmac {
             sealed.hmac = Some(hex::encode(hmac));
