@@ -196,28 +196,27 @@ fn chain_differs(sealed: &Chain, found: &Chain, profiles: &Profiles) -> String {
     let mut said = Vec::new();
     let mut bypass = false;
     let mesh = |kind: &String| is_of_mesh(kind, profiles);
-    let removed: Vec<&String> = before.iter().filter(|kind| !after.contains(kind)).collect();
-    let added: Vec<&String> = after.iter().filter(|kind| !before.contains(kind)).collect();
+    let removed = less(&before, &after);
+    let added = less(&after, &before);
     if !removed.is_empty() {
-        bypass |= removed.iter().any(|kind| mesh(kind));
-        said.push(format!("plugin {} removed from the chain", list(&removed)));
+        bypass |= removed.iter().any(mesh);
+        said.push(format!("plugin {} removed from the chain", removed.join(", ")));
     }
     if !added.is_empty() {
-        said.push(format!("plugin {} added to the chain", list(&added)));
+        said.push(format!("plugin {} added to the chain", added.join(", ")));
     }
-    if removed.is_empty() && added.is_empty() && before != after {
+    // Entries that are there no more, but for those of plugins that are not: others of the same names stand there.
+    let lacking = less(&sealed.plugins, &found.plugins);
+    let lacking: Vec<String> = lacking.into_iter().map(|plugin| plugin.kind).collect();
+    let changed = less(&lacking, &removed);
+    let moved = before != after || changed.is_empty() && sealed.plugins != found.plugins;
+    if removed.is_empty() && added.is_empty() && moved {
         bypass |= before.iter().any(mesh);
         said.push("plugins of the chain reordered".to_owned());
     }
-    let changed: Vec<&String> = sealed
-        .plugins
-        .iter()
-        .filter(|plugin| after.contains(&plugin.kind) && !found.plugins.contains(plugin))
-        .map(|plugin| &plugin.kind)
-        .collect();
     if !changed.is_empty() {
-        bypass |= changed.iter().any(|kind| mesh(kind));
-        said.push(format!("entry of plugin {} changed", list(&changed)));
+        bypass |= changed.iter().any(mesh);
+        said.push(format!("entry of plugin {} changed", changed.join(", ")));
     }
     if sealed.rest != found.rest {
         said.push("name, version or another setting of the chain changed".to_owned());
@@ -228,8 +227,18 @@ fn chain_differs(sealed: &Chain, found: &Chain, profiles: &Profiles) -> String {
     said.join("; ")
 }
 
-fn list(names: &[&String]) -> String {
-    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+/// What of some is not among others, each as often as it is missing there.
+fn less<T: Clone + PartialEq>(some: &[T], others: &[T]) -> Vec<T> {
+    let mut rest: Vec<&T> = others.iter().collect();
+    let mut missing = some.to_vec();
+    missing.retain(|one| match rest.iter().position(|other| *other == one) {
+        Some(at) => {
+            rest.swap_remove(at);
+            false
+        }
+        None => true,
+    });
+    missing
 }
 
 /// Whether a mesh's CNI plugin is called so.
@@ -281,7 +290,8 @@ fn cni(bytes: &[u8]) -> Result<Chain, String> {
 }
 
 fn json(bytes: &[u8]) -> Result<Value, String> {
-    let strict: Strict = serde_json::from_slice(bytes).map_err(|_| "no JSON, or a key twice".to_owned())?;
+    let strict: Strict = serde_json::from_slice(bytes)
+        .map_err(|_| "no JSON that can be compared, or a key twice".to_owned())?;
     Ok(strict.0)
 }
 
@@ -290,7 +300,10 @@ fn yaml_value(bytes: &[u8]) -> Result<Value, String> {
     // Programs differ in how they read `y` and `0777`: the same to each of them is the same.
     let by = |version| {
         let read = yaml::parse_by::<Strict>(text, "YAML document", version);
-        read.map(|strict| strict.0).map_err(|refusal| refusal.message)
+        // Its own words would name keys.
+        let at = |line: Option<u64>| line.map_or_else(String::new, |line| format!(" (line {line})"));
+        read.map(|strict| strict.0)
+            .map_err(|refusal| format!("no YAML that can be compared, or a key twice{}", at(refusal.line)))
     };
     Ok(Value::Array(vec![by(Version::Old)?, by(Version::Core)?]))
 }
@@ -340,7 +353,10 @@ impl<'de> Visitor<'de> for Values {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number without a value"))
+        // An integer that is larger than these comes as the nearest number, which others are near to as well.
+        const EXACT: f64 = 9_223_372_036_854_775_808.0;
+        let number = Number::from_f64(value).filter(|_| value.abs() < EXACT);
+        number.map(Value::Number).ok_or_else(|| E::custom("a number that cannot be compared"))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
@@ -461,7 +477,7 @@ files:
         let reason = Meaning::read(Form::Cni, twice).unwrap_err();
         let (expected, actual, said) = cni(CHAIN).differs(Err(&reason), Profiles::built_in()).unwrap();
         assert_eq!((expected["plugins"].as_str(), actual["plugins"].as_str()), ("calico,istio-cni", "none"));
-        assert_eq!(said, "cannot be read as cni: no JSON, or a key twice");
+        assert_eq!(said, "cannot be read as cni: no JSON that can be compared, or a key twice");
         assert_eq!(
             Meaning::read(Form::Cni, br#"{"type":"bridge"}"#).unwrap().state(),
             ("plugins", "bridge".into())
@@ -522,6 +538,43 @@ files:
         ] {
             assert!(pem(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn of_a_chain_each_entry_counts() {
+        let chain = |kinds: &[(&str, u32)]| {
+            let plugins: Vec<_> =
+                kinds.iter().map(|(kind, n)| serde_json::json!({"type": kind, "n": n})).collect();
+            let text = serde_json::json!({"name": "n", "plugins": plugins}).to_string();
+            Meaning::read(Form::Cni, text.as_bytes()).unwrap()
+        };
+        let said = |sealed: &[(&str, u32)], found: &[(&str, u32)]| {
+            chain(sealed).differs(Ok(&chain(found)), Profiles::built_in()).map(|(_, _, said)| said).unwrap()
+        };
+        assert_eq!(said(&[("ptp", 1)], &[("ptp", 1), ("ptp", 1)]), "plugin ptp added to the chain");
+        assert_eq!(said(&[("a", 1), ("a", 1)], &[("a", 1)]), "plugin a removed from the chain");
+        assert_eq!(said(&[("a", 1), ("a", 2)], &[("a", 2), ("a", 1)]), "plugins of the chain reordered");
+        assert_eq!(said(&[("a", 1), ("a", 2)], &[("a", 1), ("a", 3)]), "entry of plugin a changed");
+        assert_eq!(
+            said(&[("a", 1), ("b", 1)], &[("b", 2), ("c", 1)]),
+            "plugin a removed from the chain; plugin c added to the chain; entry of plugin b changed"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_without_a_word_of_it() {
+        let refused = |form, text: &str| Meaning::read(form, text.as_bytes()).unwrap_err();
+        for number in ["18446744073709551617", "-9223372036854775809", "1e300"] {
+            assert_eq!(
+                refused(Form::Json, number),
+                "no JSON that can be compared, or a key twice",
+                "{number}"
+            );
+        }
+        assert!(Meaning::read(Form::Json, b"[18446744073709551615, -9223372036854775808, 1e3, 0.1]").is_ok());
+        let twice = "no YAML that can be compared, or a key twice (line 2)";
+        assert_eq!(refused(Form::Yaml, "SECRETTOKEN: 1\nSECRETTOKEN: 2\n"), twice);
+        assert_eq!(refused(Form::Yaml, ""), "no YAML that can be compared, or a key twice");
     }
 
     #[test]
