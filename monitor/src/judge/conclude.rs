@@ -213,6 +213,7 @@ impl Judge {
             unit.reads_counted = reads_counted;
         }
         let keep = unit.is_volume() || unit.object().rule.class == Class::Rotated;
+        let was_right = matches!(unit.standing, Standing::Intact | Standing::Superseded);
         let apart = unit.apart_mut();
         apart.unreadable = None;
         apart.away = None;
@@ -220,9 +221,12 @@ impl Judge {
         apart.resealed &= superseded;
         apart.members = look.found.as_ref().map(members).unwrap_or_default();
         // What is not as sealed is no predecessor: what comes next is held to what was right last.
-        if intact || superseded || !keep {
-            apart.found = look.found.filter(|_| keep).map(Box::new);
+        if intact || superseded {
+            apart.right = None;
+        } else if was_right {
+            apart.right = apart.found.take();
         }
+        apart.found = look.found.filter(|_| keep).map(Box::new);
         if intact {
             apart.before = None;
         }
@@ -258,7 +262,7 @@ impl Judge {
         unit.untagged();
         unit.verified_now();
         let apart = unit.apart_mut();
-        (apart.found, apart.away) = (None, None);
+        (apart.found, apart.right, apart.away) = (None, None, None);
         let made_of = apart.made_of.take();
         let path = unit.object().path.clone();
         let slots: Vec<_> = unit.take_inner().into_values().collect();

@@ -470,7 +470,7 @@ impl Judge {
         let before = before.map(|(seal, _)| seal.clone());
         let ask = held::ask(unit, &acts);
         let from_disk = closed || acts.are_opens();
-        let (object, last) = (unit.sealed(), apart.found.clone());
+        let (object, last) = (unit.sealed(), apart.right.clone().or_else(|| apart.found.clone()));
         let job = Job { ix, object, before, last, ask, closed, from_disk };
         self.in_flight.insert(ix, acts);
         let (root, context) = (self.options.root.clone(), self.options.context.clone());

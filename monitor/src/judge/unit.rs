@@ -151,6 +151,8 @@ pub(crate) struct Apart {
     content: Option<Digest>,
     /// All that was found at the last look, where the next one needs it (rotated objects, volumes).
     pub(crate) found: Option<Box<Found>>,
+    /// What was found when it was right last, where it was not at the last look.
+    pub(super) right: Option<Box<Found>>,
     /// Members of a volume at the last look.
     pub(crate) members: BTreeMap<Box<[u8]>, Seen>,
     /// The inode its slot is on, where the last look saw another.
@@ -191,6 +193,7 @@ impl Apart {
             before: None,
             content: None,
             found: None,
+            right: None,
             members: BTreeMap::new(),
             watched: None,
             known_as: None,
@@ -214,6 +217,7 @@ impl Apart {
             before,
             content,
             found,
+            right,
             members,
             watched,
             known_as,
@@ -233,6 +237,7 @@ impl Apart {
         before.is_none()
             && content.is_none()
             && found.is_none()
+            && right.is_none()
             && members.is_empty()
             && watched.is_none()
             && known_as.is_none()
