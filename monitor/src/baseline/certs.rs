@@ -4,9 +4,9 @@ use base64::Engine as _;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 /// Seconds of an hour.
-pub(super) const HOUR: i64 = 3600;
+pub(crate) const HOUR: i64 = 3600;
 /// The name of the workload, unless a test says otherwise.
-pub(super) const SPIFFE: &str = "spiffe://cluster.local/ns/default/sa/hello";
+pub(crate) const SPIFFE: &str = "spiffe://cluster.local/ns/default/sa/hello";
 
 /// When the tests began: the same draft is the same certificate a second later.
 static NOW: std::sync::LazyLock<i64> = std::sync::LazyLock::new(|| jiff::Timestamp::now().as_second());
@@ -15,33 +15,33 @@ const ED25519: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
 
 /// A certificate to be made.
 #[derive(Clone)]
-pub(super) struct Draft {
+pub(crate) struct Draft {
     /// Common name; none, if empty.
-    pub(super) subject: &'static str,
+    pub(crate) subject: &'static str,
     /// Seed of its key.
-    pub(super) key: u8,
+    pub(crate) key: u8,
     /// `URI:` or `DNS:` and the name.
-    pub(super) sans: Vec<String>,
+    pub(crate) sans: Vec<String>,
     /// An authority, with its path length if it has one.
-    pub(super) authority: Option<Option<u8>>,
+    pub(crate) authority: Option<Option<u8>>,
     /// The octet of the key usage.
-    pub(super) usage: u8,
+    pub(crate) usage: u8,
     /// Seconds from now.
-    pub(super) validity: (i64, i64),
+    pub(crate) validity: (i64, i64),
     /// Object identifier after `2.5.29` or what else is given, whether it is critical, value.
-    pub(super) more: Vec<(Vec<u8>, bool, Vec<u8>)>,
+    pub(crate) more: Vec<(Vec<u8>, bool, Vec<u8>)>,
     /// Signature algorithm.
-    pub(super) algorithm: Vec<u8>,
+    pub(crate) algorithm: Vec<u8>,
 }
 
 /// A certificate of an authority that signs leaves.
-pub(super) fn authority(subject: &'static str, key: u8) -> Draft {
+pub(crate) fn authority(subject: &'static str, key: u8) -> Draft {
     let validity = (-48 * HOUR, 24 * 365 * HOUR);
     Draft { subject, authority: Some(None), usage: 0x06, sans: Vec::new(), validity, ..leaf(key) }
 }
 
 /// A workload's certificate.
-pub(super) fn leaf(key: u8) -> Draft {
+pub(crate) fn leaf(key: u8) -> Draft {
     Draft {
         subject: "",
         key,
@@ -56,7 +56,7 @@ pub(super) fn leaf(key: u8) -> Draft {
 
 impl Draft {
     /// In DER, signed by this one.
-    pub(super) fn by(&self, issuer: &Self) -> Vec<u8> {
+    pub(crate) fn by(&self, issuer: &Self) -> Vec<u8> {
         let name = |subject: &str| {
             let attribute = [tlv(6, &[0x55, 4, 3]), tlv(12, subject.as_bytes())].concat();
             tlv(0x30, &if subject.is_empty() { Vec::new() } else { tlv(0x31, &tlv(0x30, &attribute)) })
@@ -100,17 +100,17 @@ impl Draft {
     }
 
     /// In PEM, signed by this one.
-    pub(super) fn pem_by(&self, issuer: &Self) -> String {
+    pub(crate) fn pem_by(&self, issuer: &Self) -> String {
         pem("CERTIFICATE", &self.by(issuer))
     }
 
     /// In PEM, signed by itself.
-    pub(super) fn root(&self) -> String {
+    pub(crate) fn root(&self) -> String {
         self.pem_by(self)
     }
 
     /// Its private key in PEM.
-    pub(super) fn key_pem(&self) -> String {
+    pub(crate) fn key_pem(&self) -> String {
         let seed = [&[2, 1, 0][..], ED25519, &tlv(4, &tlv(4, &[self.key; 32]))].concat();
         pem("PRIVATE KEY", &tlv(0x30, &seed))
     }
@@ -121,7 +121,7 @@ fn signing(seed: u8) -> SigningKey {
 }
 
 /// General names.
-pub(super) fn names(names: &[String]) -> Vec<u8> {
+pub(crate) fn names(names: &[String]) -> Vec<u8> {
     let tagged = |name: &String| match name.split_once(':') {
         Some(("URI", uri)) => tlv(0x86, uri.as_bytes()),
         Some(("DNS", dns)) => tlv(0x82, dns.as_bytes()),
@@ -132,7 +132,7 @@ pub(super) fn names(names: &[String]) -> Vec<u8> {
 }
 
 /// A block of PEM.
-pub(super) fn pem(label: &str, der: &[u8]) -> String {
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> =
         text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
@@ -140,7 +140,7 @@ pub(super) fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// Tag, length, value.
-pub(super) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+pub(crate) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let length = value.len();
     let head = match u8::try_from(length) {
         Ok(short @ 0..0x80) => vec![tag, short],

@@ -17,7 +17,7 @@ mod beside;
 pub mod bundle;
 mod certify;
 #[cfg(test)]
-mod certs;
+pub(crate) mod certs;
 pub mod compare;
 pub mod content;
 pub mod dsse;

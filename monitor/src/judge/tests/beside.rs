@@ -4,37 +4,28 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Bench, Root, sealed};
+use crate::baseline::certs::{Draft, HOUR, SPIFFE, authority, leaf};
 use crate::baseline::identity::SealedIdentity;
 use crate::baseline::{Content, Seal, SealedObject};
 use crate::model::{Class, HostPath, Operation};
 use crate::status::Posture;
 
-// Made for these tests, and used nowhere else.
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
-MIIBRDCB96ADAgECAhRV1ULMANf1ziB6HLUbirutnTCZazAFBgMrZXAwDDEKMAgG
-A1UEAwwBeDAgFw0yNjExMjcxMjE2NDhaGA8yMTI2MTEwMzEyMTY0OFowDDEKMAgG
-A1UEAwwBeDAqMAUGAytlcAMhAEMyVunZ+2VLuR+05qTMEtGB2vzmIe061VJbb5KH
-hkfxo2kwZzAdBgNVHQ4EFgQU6RwsXze7vGcQMcm6Esj/4yIrOVMwHwYDVR0jBBgw
-FoAU6RwsXze7vGcQMcm6Esj/4yIrOVMwFwYDVR0RBBAwDoYMc3BpZmZlOi8vYS9i
-MAwGA1UdEwEB/wQCMAAwBQYDK2VwA0EARvwQNzHfsVjLbDYFoCft2xbOKXPJtVdB
-/N6i7YyTweWGy0kaPlC+UYhdkDGiQJOoDNRG9o5pJioMdA2tmvdJAw==
------END CERTIFICATE-----
-";
-const KEY: &str = "-----BEGIN PRIVATE KEY-----
-MC4CAQAwBQYDK2VwBCIEIN9xxJwu9FKy0J6PBlE0ztHqGm/wxzSomi9Wc9QXm7vL
------END PRIVATE KEY-----
-";
-const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----
-MC4CAQAwBQYDK2VwBCIEINEuwBpcMmhd15nhoONZSekIhca6ynOGUUtrT/h6bOWH
------END PRIVATE KEY-----
-";
+fn make(root: &std::path::Path) {
+    std::fs::create_dir(root.join("pair")).unwrap();
+    std::fs::write(root.join("pair/cert.pem"), issued(&leaf(3))).unwrap();
+    std::fs::write(root.join("pair/key.pem"), leaf(3).key_pem()).unwrap();
+}
+
+fn issued(draft: &Draft) -> String {
+    draft.pem_by(&authority("root", 1))
+}
 
 /// As a rotated pair is sealed: the certificate by what it says, of the key nothing.
 fn pair(root: &Root) -> Vec<SealedObject> {
     let [mut certificate, mut key] =
         ["/pair/cert.pem", "/pair/key.pem"].map(|path| sealed(root, &HostPath::from(path)));
     let identity = SealedIdentity::X509 {
-        sans: BTreeSet::from(["URI:spiffe://a/b".to_owned()]),
+        sans: BTreeSet::from([format!("URI:{SPIFFE}")]),
         roots: BTreeSet::new(),
         roots_file: None,
         key_file: Some(key.path.clone()),
@@ -47,19 +38,39 @@ fn pair(root: &Root) -> Vec<SealedObject> {
     vec![certificate, key]
 }
 
+async fn bench() -> Bench {
+    let bench = Bench::new(make, &[]).await;
+    bench.offer(pair(&Root::open(bench.dir.path()).unwrap()), 2, None).await;
+    bench.is_soon(Posture::Intact).await;
+    bench
+}
+
+impl Bench {
+    async fn copies(&self, content: String, file: &str) {
+        std::fs::write(self.path(file), content).unwrap();
+        self.see("cp", Operation::Write, file, |_| {}).await;
+    }
+}
+
 #[tokio::test]
 async fn a_key_that_is_replaced_leaves_no_pair() {
-    let make = |root: &std::path::Path| {
-        std::fs::create_dir(root.join("pair")).unwrap();
-        std::fs::write(root.join("pair/cert.pem"), CERTIFICATE).unwrap();
-        std::fs::write(root.join("pair/key.pem"), KEY).unwrap();
-    };
-    let bench = Bench::new(make, &[]).await;
-    let objects = pair(&Root::open(bench.dir.path()).unwrap());
-    bench.offer(objects, 2, None).await;
-    bench.is_soon(Posture::Intact).await;
-    std::fs::write(bench.path("/pair/key.pem"), OTHER_KEY).unwrap();
-    bench.see("cp", Operation::Write, "/pair/key.pem", |_| {}).await;
+    let bench = bench().await;
+    bench.copies(leaf(4).key_pem(), "/pair/key.pem").await;
     bench.is_soon(Posture::Violated).await;
     assert_eq!(bench.verdicts().await, ["opened Identity /pair/cert.pem Write cp"]);
+}
+
+#[tokio::test]
+async fn a_good_certificate_is_not_held_to_the_bad_one_before_it() {
+    let bench = bench().await;
+    bench.copies(issued(&Draft { validity: (2 * HOUR, 20 * HOUR), ..leaf(3) }), "/pair/cert.pem").await;
+    bench.is_soon(Posture::Violated).await;
+    bench.copies(issued(&leaf(3)), "/pair/cert.pem").await;
+    let expected = [
+        "opened Identity /pair/cert.pem Write cp",
+        // Put there by nobody who may.
+        "opened Content /pair/cert.pem Write cp",
+        "Restored Identity /pair/cert.pem",
+    ];
+    assert_eq!(bench.verdicts().await, expected);
 }
