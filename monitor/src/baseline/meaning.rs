@@ -248,15 +248,18 @@ fn is_of_mesh(kind: &str, profiles: &Profiles) -> bool {
     found.is_some_and(|found| !found.profile.containers.is_empty())
 }
 
+/// Whether only a chain of plugins, or a plugin alone, is called so.
+#[must_use]
+pub fn is_conflist(name: &[u8]) -> bool {
+    name.ends_with(b".conflist") || name.ends_with(b".conf")
+}
+
 /// What a name that is new in a directory of plugin chains means: the runtime takes the first by name.
 #[must_use]
 pub fn overtakes(names: &[&[u8]], new: &[u8]) -> Option<String> {
-    let is_chain = |name: &[u8]| {
-        [b".conflist".as_slice(), b".conf", b".json"].iter().any(|extension| name.ends_with(extension))
-    };
-    let conflist = |name: &[u8]| name.ends_with(b".conflist") || name.ends_with(b".conf");
+    let is_chain = |name: &[u8]| is_conflist(name) || name.ends_with(b".json");
     // Only a directory of chains has such names.
-    let is_cni = names.iter().any(|name| conflist(name));
+    let is_cni = names.iter().any(|name| is_conflist(name));
     let first = names.iter().copied().filter(|name| is_chain(name)).min();
     let first = first.filter(|first| is_cni && is_chain(new) && new < *first)?;
     let first = crate::model::HostPath::new(first.to_vec());

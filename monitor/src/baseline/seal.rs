@@ -531,17 +531,14 @@ impl Sealer<'_> {
             .beside(path, way, KEY_FILES)?
             .filter(|(_, bytes)| secret::public_key_of(bytes).as_ref() == Some(spki))
             .map(|(path, _)| path);
-        let roots: BTreeSet<String> = roots_file
+        let beside: Vec<Vec<u8>> =
+            roots_file.iter().flat_map(|(_, bytes)| identity::certificates(bytes)).collect();
+        let roots: BTreeSet<String> = beside
             .iter()
-            .flat_map(|(_, bytes)| identity::certificates(bytes))
-            .chain(chain.iter().skip(1).filter(|der| certify::is_self_signed(der)).cloned())
+            .chain(chain.iter().skip(1).filter(|der| certify::is_self_signed(der)))
             .map(|der| hex::encode(Sha256::digest(der)))
             .collect();
-        let known = Known {
-            roots: roots_file.iter().flat_map(|(_, bytes)| identity::certificates(bytes)).collect(),
-            key_spki: Some(*spki),
-            pod: None,
-        };
+        let known = Known { roots: beside, key_spki: Some(*spki), pod: None };
         let roots_file = roots_file.map(|(path, _)| path);
         if roots.is_empty() {
             self.notes

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Failure, Format, output};
+use crate::baseline::meaning::is_conflist;
 use crate::baseline::object::Publish;
 use crate::baseline::seal::{Options, Proposal, statement_for, writer_for};
 use crate::baseline::secret::SecretKey;
@@ -225,10 +226,9 @@ fn known_to_profiles(args: &Args, options: &Options) -> Result<Vec<HostPath>, Fa
 /// Of chains that are sealed without their directory: what sorts before them, and is taken instead, is a name that nothing seals.
 fn open_chains(cni: &CniDirs, paths: &[HostPath]) -> Vec<String> {
     let sealed = |dir: &HostPath| paths.iter().any(|path| path == dir || dir.below(path).is_some());
-    let is_chain =
-        |path: &HostPath| [&b".conflist"[..], b".conf"].iter().any(|end| path.name().ends_with(end));
-    let has_chain =
-        |dir: &HostPath| paths.iter().any(|path| is_chain(path) && path.parent().as_ref() == Some(dir));
+    let has_chain = |dir: &HostPath| {
+        paths.iter().any(|path| is_conflist(path.name()) && path.parent().as_ref() == Some(dir))
+    };
     let note = |dir: &HostPath| {
         format!(
             "{dir}: its names are not sealed: a chain that is put before the sealed one is not told; add --path {dir}"

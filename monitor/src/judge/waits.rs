@@ -159,17 +159,13 @@ impl Judge {
 
     /// The acts that explain a look: where none came since the last one, and the content is other all the same, those that may come to pass
     /// long after they were told of.
-    pub(super) fn explained(&mut self, ix: Ix, look: &Look, acts: Acts) -> Acts {
+    pub(super) fn explained(&mut self, ix: Ix, look: &Look, mut acts: Acts) -> Acts {
         let Some(unit) = self.units.get_mut(ix) else { return acts };
         if !acts.are_around() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
             return acts;
         }
-        let mut all = Acts::again(std::mem::take(&mut unit.apart_mut().lately));
-        let now = Instant::now();
-        for act in acts.iter() {
-            all.push(act.clone(), now);
-        }
-        all
+        acts.put_back(Acts::again(std::mem::take(&mut unit.apart_mut().lately)), Instant::now());
+        acts
     }
 
     /// How long until the next look at an object that is open for writing; `None` where it is not.

@@ -27,8 +27,8 @@ fn another_ancestor(site: &Site) -> Result<()> {
 }
 
 /// What systemd does for a service with `ProtectSystem=` and the like, whose root is here that of the tree: all mounts once more, below a
-/// directory of its own, which then becomes the root.
-fn sandbox_of_the_whole(site: &Site) -> Result<PathBuf> {
+/// directory of its own, which then becomes the root, by one of several calls. There all objects stand as before.
+fn in_a_sandbox(site: &Site, becomes_the_root: fn() -> Result<()>) -> Result<()> {
     private_mounts()?;
     // The root of a guest may be one that cannot be swapped.
     rustix::mount::mount_bind_recursive(&site.root, &site.root)?;
@@ -37,13 +37,10 @@ fn sandbox_of_the_whole(site: &Site) -> Result<PathBuf> {
     let within = Path::new("/").join(site.out().strip_prefix(&site.root)?);
     rustix::mount::mount_bind_recursive("/", &within)?;
     rustix::mount::mount_remount(&within, MountFlags::BIND | MountFlags::NOSUID, "")?;
-    Ok(within)
-}
-
-/// In the new root all objects stand as before.
-fn sees_all(site: &Site) -> Result<()> {
-    let within = Path::new("/").join(site.f().strip_prefix(&site.root)?);
-    ensure!(fs::read(within)? == SEALED, "other bytes");
+    rustix::process::chdir(&within)?;
+    becomes_the_root()?;
+    let object = Path::new("/").join(site.f().strip_prefix(&site.root)?);
+    ensure!(fs::read(object)? == SEALED, "other bytes");
     Ok(())
 }
 
@@ -168,33 +165,30 @@ pub(super) const ACTS: &[Act] = &[
     act(
         "service_in_a_sandbox",
         |site, _| {
-            let root = sandbox_of_the_whole(site)?;
-            rustix::process::chdir(&root)?;
-            rustix::process::pivot_root(".", ".")?;
-            rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-            sees_all(site)
+            in_a_sandbox(site, || {
+                rustix::process::pivot_root(".", ".")?;
+                Ok(rustix::mount::unmount(".", UnmountFlags::DETACH)?)
+            })
         },
         &[],
     ),
     act(
         "service_in_a_sandbox_that_is_moved",
         |site, _| {
-            let root = sandbox_of_the_whole(site)?;
-            rustix::process::chdir(&root)?;
-            rustix::mount::mount_move(".", "/")?;
-            rustix::process::chroot(".")?;
-            sees_all(site)
+            in_a_sandbox(site, || {
+                rustix::mount::mount_move(".", "/")?;
+                Ok(rustix::process::chroot(".")?)
+            })
         },
         &[],
     ),
     act(
         "service_in_a_sandbox_that_is_moved_anew",
         |site, _| {
-            let root = sandbox_of_the_whole(site)?;
-            rustix::process::chdir(&root)?;
-            rustix::mount::move_mount(CWD, ".", CWD, "/", MoveMountFlags::empty())?;
-            rustix::process::chroot(".")?;
-            sees_all(site)
+            in_a_sandbox(site, || {
+                rustix::mount::move_mount(CWD, ".", CWD, "/", MoveMountFlags::empty())?;
+                Ok(rustix::process::chroot(".")?)
+            })
         },
         &[],
     ),
