@@ -326,6 +326,11 @@ pub struct CallEnd {
     pub failed: u32,
     /// Not 0: what was laid over a directory or file is that directory or file itself.
     pub same: u32,
+    /// Inode number of the root of what was laid there, 0 if that is not known.
+    pub ino: u64,
+    /// `s_dev` of its file system.
+    pub dev: u32,
+    pub reserved: u32,
 }
 
 // No padding: the sizes are the sums of the fields.
@@ -340,7 +345,7 @@ const _: () = assert!(
 );
 const _: () =
     assert!(size_of::<Event>() == 4 * 4 + 2 * 8 + 4 * 4 + 8 + 4 * 4 + size_of::<Actor>() + limits::PATH);
-const _: () = assert!(size_of::<CallEnd>() == 16);
+const _: () = assert!(size_of::<CallEnd>() == 32);
 const _: () = assert!(size_of::<RenameEvent>() == size_of::<Event>() + limits::PATH);
 
 #[cfg(feature = "user")]

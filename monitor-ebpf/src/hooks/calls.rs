@@ -12,7 +12,7 @@ use monitor_ebpf::limits;
 use monitor_ebpf::record::{CallEnd, EVENT_ENDS, HookId, KIND_CALL_END, Op};
 
 use super::emit;
-use crate::kernel::{Ptr, arg, constant, field, known, layout, read_ptr};
+use crate::kernel::{Ptr, arg, constant, field, known, layout, read, read_ptr};
 
 /// What a call lays something over: a place in a mount; nulls where it takes something away.
 #[repr(C)]
@@ -33,24 +33,26 @@ impl Place {
         unsafe { Self { mnt: field(path, layout!(path_mnt)), dentry: field(path, layout!(path_dentry)) } }
     }
 
-    /// What came to lie here last is what lies under it, once more: a service's sandbox is made of the host's own directories, each
-    /// mounted over itself, and of its root, which becomes its root again.
+    /// The root of what came to lie here last, or null.
     #[inline(always)]
-    fn is_covered_by_itself(self) -> bool {
+    fn newest(self) -> Ptr {
         let found =
             known(layout!(mount_mnt_mounts)) && known(layout!(mount_mnt_child)) && known(layout!(list_prev));
         if self.mnt.is_null() || !found {
-            return false;
+            return core::ptr::null();
         }
         let mount = self.mnt.wrapping_byte_sub(layout!(mount_mnt) as usize);
         let newest = read_ptr(mount, layout!(mount_mnt_mounts) + layout!(list_prev));
         if newest.is_null() || newest == mount.wrapping_byte_add(layout!(mount_mnt_mounts) as usize) {
-            return false;
+            return core::ptr::null();
         }
         let child = newest.wrapping_byte_sub(layout!(mount_mnt_child) as usize);
         let at = read_ptr(child, layout!(mount_mnt_mountpoint));
-        let root = read_ptr(child, layout!(mount_mnt) + layout!(vfsmount_mnt_root));
-        at == self.dentry && root == self.dentry
+        if at == self.dentry {
+            read_ptr(child, layout!(mount_mnt) + layout!(vfsmount_mnt_root))
+        } else {
+            core::ptr::null()
+        }
     }
 }
 
@@ -100,12 +102,19 @@ fn end(ctx: &FExitContext) {
         // The agent waits for it in vain for a while, and takes the call for done.
         return;
     }
+    let root = place.newest();
+    let inode = read_ptr(root, layout!(dentry_d_inode));
     // SAFETY: reserved with this size, and submitted once.
     unsafe {
         (*record).kind = KIND_CALL_END;
         (*record).pid = task as u32;
         (*record).failed = u32::from(failed(ctx));
-        (*record).same = u32::from(place.is_covered_by_itself());
+        // A service's sandbox is made of the host's own directories, each mounted over itself, and of its root, which becomes its root
+        // again.
+        (*record).same = u32::from(!root.is_null() && root == place.dentry);
+        (*record).ino = read(inode, layout!(inode_i_ino), 0);
+        (*record).dev = read(read_ptr(inode, layout!(inode_i_sb)), layout!(sb_s_dev), 0);
+        (*record).reserved = 0;
         bpf_ringbuf_submit(record.cast(), 0);
     }
 }

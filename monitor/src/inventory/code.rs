@@ -283,6 +283,7 @@ pub(super) mod tests {
             denied: false,
             failed: false,
             unlinked: false,
+            laid: None,
         }
     }
 

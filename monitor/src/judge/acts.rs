@@ -35,6 +35,8 @@ pub(crate) struct Act {
     pub(crate) failed: bool,
     /// It was seen in a layer of an overlay: by itself, or as part of what was done through the overlay.
     pub(crate) in_layer: bool,
+    /// It moved the mount on which the object lies.
+    pub(crate) carried: bool,
     /// What is known of the thing acted upon, beside its path.
     pub(crate) note: Option<&'static str>,
     /// Of what became code: what it held, if that could still be read.
@@ -58,6 +60,7 @@ impl Act {
             denied: observation.denied || observation.failed,
             failed: observation.failed,
             in_layer: false,
+            carried: false,
             note: None,
             sha256: None,
         }
@@ -83,6 +86,7 @@ impl Act {
         self.operation == other.operation
             && self.denied == other.denied
             && self.in_layer == other.in_layer
+            && self.carried == other.carried
             && self.path == other.path
             && self.to == other.to
             && self.inode == other.inode

@@ -119,6 +119,7 @@ impl Judge {
         }
         self.remember(ix, look, standing, superseded);
         self.keep(ix, lately, job.closed);
+        self.keep_what_was_under(ix, &acts);
         if late {
             self.schedule.at_latest(ix, Instant::now() + LATE_EFFECT);
         }

@@ -71,20 +71,23 @@ pub(super) fn covered(
         return covered;
     }
     let taken = || pick(&[Operation::Umount]);
+    let carried = decisive(done.iter().copied().filter(|act| act.carried)).cloned();
     let back = sealed.is_some() && found.map(|found| found.inode.ino) == sealed;
     let gone = if found.is_some() { ViolationKind::Replaced } else { ViolationKind::Removed };
-    let (kind, act) = match (laid, taken()) {
+    let (kind, act) = match (carried, laid, taken()) {
         _ if back => {
             covered.whole = true;
-            covered.findings = round.standing(differences);
+            // It may have been written to while something lay over it.
+            covered.findings = Round { object, acts }.standing(differences);
             return covered;
         }
+        (Some(moved), ..) => (gone, moved),
         // A mount that is moved is laid elsewhere.
-        (Some(moved), None) if bared => (gone, moved),
-        (_, Some(act)) if bared => (gone, act),
-        (Some(act), _) => (ViolationKind::MountedOver, act),
-        (None, Some(act)) if !named => (gone, act),
-        (None, _) => return covered,
+        (None, Some(moved), None) if bared => (gone, moved),
+        (None, _, Some(act)) if bared => (gone, act),
+        (None, Some(act), _) => (ViolationKind::MountedOver, act),
+        (None, None, Some(act)) if !named => (gone, act),
+        (None, None, _) => return covered,
     };
     covered.whole = true;
     let (mut expected, mut actual) = merged(differences);

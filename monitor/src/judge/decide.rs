@@ -1,8 +1,8 @@
 //! What a look and the acts before it amount to: which of them are lawful, and what is wrong.
 
-use crate::baseline::{Seal, Writer};
+use crate::baseline::{Found, Seal, Writer};
 use crate::inventory::writers::Lawful;
-use crate::model::{Class, HostPath, ObjectRef, Operation, Time, ViolationKind};
+use crate::model::{Class, HostPath, ObjectRef, Operation, State, Time, ViolationKind};
 
 use super::Judge;
 use super::acts::{Act, Acts};
@@ -13,7 +13,8 @@ use super::nameless::passes_for_lawful;
 use super::topology::is_mount;
 use super::unit::Unit;
 use super::units::Units;
-use super::verdict::{Verdict, file, put_right};
+use super::verdict::{Round, Verdict, file, put_right};
+use super::violations::moved_to;
 use super::volume::Volume;
 
 impl Judge {
@@ -91,9 +92,26 @@ impl Judge {
         // The sealed inode itself stands there again.
         let back = look.differences.is_empty() && sealed.is_some() && found.map(|f| f.inode.ino) == sealed;
         verdict.findings.retain(|finding| !(back && finding.kind == ViolationKind::Replaced));
+        self.behind_a_link(unit, found, &mut verdict);
         verdict.findings.extend(over.findings.into_iter().chain(reached).chain(ran));
         verdict.attempts.extend(over.attempts);
         verdict
+    }
+
+    /// A directory above the object was moved, and its path leads there by a symbolic link that was put in the place: whoever made the link
+    /// says from now on what stands at the path.
+    fn behind_a_link(&self, unit: &Unit, found: Option<&Found>, verdict: &mut Verdict) {
+        let path = &unit.object().path;
+        let same = found.is_some_and(|found| unit.seen().is_some_and(|last| last.inode() == found.inode));
+        let Some(link) = self.ways.turned(path).filter(|_| same) else { return };
+        let at = verdict.attempts.iter().position(|act| act.moves_away(path));
+        let act = at.map(|at| verdict.attempts.remove(at));
+        let acts: Vec<&Act> = act.iter().collect();
+        let round = Round { object: &unit.object_ref(), acts: &acts };
+        let mut finding = round.finding(ViolationKind::Renamed, act.clone(), State::new(), State::new());
+        let to = act.as_ref().and_then(|act| act.to.as_ref()).map(|to| format!("{}; ", moved_to(to)));
+        finding.detail = Some(format!("{}{link} is a symbolic link now", to.unwrap_or_default()));
+        verdict.findings.push(finding);
     }
 
     fn without_mounts(

@@ -118,6 +118,7 @@ impl Held {
             denied: false,
             failed: false,
             in_layer: false,
+            carried: false,
             note: None,
             sha256: None,
         }

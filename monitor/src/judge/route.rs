@@ -29,6 +29,8 @@ pub(crate) enum Fate {
     Came(Option<HostPath>),
     /// Something was mounted over it, or what it lay on was unmounted.
     Covered,
+    /// It was the root of a mount, which was moved.
+    Carried,
     /// Its mount got other options.
     Options,
     /// It came or went empty.
@@ -360,6 +362,7 @@ mod tests {
             denied: false,
             failed: false,
             unlinked: false,
+            laid: None,
         }
     }
 

@@ -315,6 +315,7 @@ impl Bench {
             denied: false,
             failed: false,
             unlinked: false,
+            laid: None,
         };
         more(&mut observation);
         self.events.send(SensorEvent::Observed(Box::new(observation))).await.unwrap();

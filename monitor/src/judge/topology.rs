@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 
 use crate::baseline::{ObserveError, Root};
 use crate::model::{HostPath, InodeKey, Observation, Operation, Slot, ViolationKind, WatchKind};
@@ -58,6 +58,13 @@ impl MountId {
     }
 }
 
+/// What stands at its path no more, since its mount lies elsewhere.
+#[derive(Debug, Default)]
+struct Carried {
+    ways: Vec<HostPath>,
+    units: Vec<(Ix, HostPath)>,
+}
+
 /// Something else stands at a directory's path.
 struct Change {
     dir: HostPath,
@@ -85,6 +92,10 @@ struct Apart {
     slot: Option<Slot>,
     /// What was mounted here is here no more.
     bared: bool,
+    /// A symbolic link stands here.
+    link: bool,
+    /// There was a directory before it.
+    turned: bool,
     /// What the sensor was told.
     watched: Option<(InodeKey, WatchKind)>,
 }
@@ -100,6 +111,22 @@ impl Way {
 
     fn bared(&self) -> bool {
         self.apart.as_ref().is_some_and(|apart| apart.bared)
+    }
+
+    /// A symbolic link stands where a directory did.
+    fn turned(&self) -> bool {
+        self.apart.as_ref().is_some_and(|apart| apart.turned)
+    }
+
+    /// Takes note of what stands there now.
+    fn now_stands(&mut self, stands: Option<Stands>, link: bool) {
+        let was_link = self.apart.as_ref().is_some_and(|apart| apart.link);
+        if link || was_link {
+            let turned = link && (self.turned() || !was_link && self.stands.is_some());
+            let apart = self.apart();
+            (apart.link, apart.turned) = (link, turned);
+        }
+        self.stands = stands;
     }
 
     fn apart(&mut self) -> &mut Apart {
@@ -155,6 +182,11 @@ impl Ways {
         above(path).any(|dir| self.ways.get(&dir).is_some_and(Way::bared))
     }
 
+    /// The directory above `path` that is a symbolic link now, if one is.
+    pub(super) fn turned(&self, path: &HostPath) -> Option<HostPath> {
+        above(path).find(|dir| self.ways.get(dir).is_some_and(Way::turned))
+    }
+
     /// No tag stands any more.
     pub(super) fn untagged(&mut self) {
         for apart in self.ways.values_mut().filter_map(|way| way.apart.as_mut()) {
@@ -175,21 +207,22 @@ fn above(path: &HostPath) -> impl Iterator<Item = HostPath> {
     std::iter::successors(path.parent(), HostPath::parent)
 }
 
-/// What stands at a path, if anything does.
+/// What stands at a path, if anything does: itself, and whether it is a symbolic link.
 ///
 /// # Errors
 /// It cannot be told: out of descriptors or memory, for one.
-fn look_up(root: &Root, path: &HostPath) -> Result<Option<(OwnedFd, Stands)>, String> {
+fn look_up(root: &Root, path: &HostPath) -> Result<Option<(OwnedFd, Stands, bool)>, String> {
     let fd = match root.locate(path) {
         Ok(fd) => fd,
         Err(ObserveError::Missing) => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID;
     let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted);
     let stat = stat.map_err(|error| format!("{path}: cannot look: {error}"))?;
     let InodeKey { dev, ino } = InodeKey::of(&stat);
-    Ok(Some((fd, Stands { ino, dev, mount: MountId::of(stat.stx_mnt_id) })))
+    let link = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Symlink;
+    Ok(Some((fd, Stands { ino, dev, mount: MountId::of(stat.stx_mnt_id) }, link)))
 }
 
 impl Judge {
@@ -197,10 +230,13 @@ impl Judge {
     /// is known to concern anyhow.
     pub(super) fn on_ways(&mut self, observation: &Observation, told: &[Ix]) {
         let mounts = is_mount(observation.operation);
-        let displaced = displaced(observation, &self.slots, &self.units, &self.ways);
+        let mut displaced = displaced(observation, &self.slots, &self.units, &self.ways);
+        let carried = self.carried_away(observation);
+        displaced.extend(carried.ways.into_iter().map(|dir| (dir, Fate::Carried)));
         if mounts {
             self.ways.recent.retain(|(at, _)| at.elapsed() < RECENT);
-            let unknown = displaced.is_empty() && told.is_empty() && !observation.failed;
+            let unknown =
+                displaced.is_empty() && carried.units.is_empty() && told.is_empty() && !observation.failed;
             if unknown && displaces(observation.operation) && self.ways.recent.len() < RECENT_MAX {
                 self.ways.recent.push((Instant::now(), observation.clone()));
             }
@@ -209,6 +245,9 @@ impl Judge {
             self.ways.stale(SETTLE);
         }
         let now = Instant::now();
+        for (ix, path) in carried.units {
+            self.acted(ix, Act { carried: true, ..Act::new(observation, path, None) }, now);
+        }
         for (dir, fate) in displaced {
             if fate == Fate::Options {
                 // It changes nothing below; told of the directory itself.
@@ -232,6 +271,7 @@ impl Judge {
                     // From where nothing is watched: told by its new place alone.
                     Fate::Came(None) => Act::new(observation, path.clone(), Some(path)),
                     Fate::Covered => Act::new(observation, path, None),
+                    Fate::Carried => Act { carried: true, ..Act::new(observation, path, None) },
                     Fate::Options | Fate::Empty => {
                         self.schedule.at_latest(ix, now + SETTLE);
                         continue;
@@ -240,6 +280,22 @@ impl Judge {
                 self.acted(ix, act, now);
             }
         }
+    }
+
+    /// What a mount that was moved took from its place: what stood there is the root of what was laid elsewhere.
+    fn carried_away(&self, observation: &Observation) -> Carried {
+        let Some(laid) = observation.laid.filter(|_| !observation.failed) else { return Carried::default() };
+        // Where it still stands, it is there twice.
+        let gone = |path: &HostPath| {
+            look_up(&self.options.root, path)
+                .is_ok_and(|now| now.is_none_or(|(_, stands, _)| stands.inode() != laid))
+        };
+        let ways = self.ways.ways.iter().filter(|(_, way)| way.stands.map(Stands::inode) == Some(laid));
+        let ways = ways.map(|(path, _)| path).filter(|path| gone(path)).cloned().collect();
+        let stood = |unit: &super::Unit| unit.seen().map(super::verdict::Seen::inode) == Some(laid);
+        let units = self.units.iter().filter(|(_, unit)| stood(unit));
+        let units = units.map(|(ix, unit)| (ix, unit.object().path.clone()));
+        Carried { ways, units: units.filter(|(_, path)| gone(path)).collect() }
     }
 
     /// Objects below a directory.
@@ -316,7 +372,7 @@ impl Judge {
     fn stands_as_before(&self, ix: Ix, path: &HostPath) -> bool {
         let now = look_up(&self.options.root, path).ok().flatten();
         let before = self.units.get(ix).and_then(|unit| unit.seen().map(super::verdict::Seen::inode));
-        now.is_some_and(|(_, stands)| Some(stands.inode()) == before)
+        now.is_some_and(|(_, stands, _)| Some(stands.inode()) == before)
     }
 
     /// An act tells what came over it or took it away, or a violation does.
@@ -348,14 +404,14 @@ impl Judge {
         let root = self.options.root.clone();
         let mut missing: HashSet<HostPath> = HashSet::new();
         // No descriptor is kept: there may be more ways than those a process may have.
-        let mut found: Vec<(HostPath, Option<Stands>)> = Vec::new();
+        let mut found: Vec<(HostPath, Option<Stands>, bool)> = Vec::new();
         let mut unclear = Vec::new();
         for (path, way) in &self.ways.ways {
-            let stands = match look_up(&root, path) {
-                Ok(now) => now.map(|(_, stands)| stands),
+            let (stands, link) = match look_up(&root, path) {
+                Ok(now) => now.map_or((None, false), |(_, stands, link)| (Some(stands), link)),
                 Err(why) => {
                     unclear.push((path.clone(), why));
-                    way.stands
+                    (way.stands, way.apart.as_ref().is_some_and(|apart| apart.link))
                 }
             };
             if stands.is_none()
@@ -363,15 +419,15 @@ impl Judge {
             {
                 missing.insert(parent);
             }
-            found.push((path.clone(), stands));
+            found.push((path.clone(), stands, link));
         }
         // A directory that is an object is watched as one, and so is another path of the same inode.
         let mut taken: HashMap<InodeKey, ()> =
             self.units.iter().filter_map(|(_, unit)| Some((unit.watched()?, ()))).collect();
         let mounts: HashMap<HostPath, MountId> =
-            found.iter().filter_map(|(path, now)| Some((path.clone(), now.as_ref()?.mount))).collect();
+            found.iter().filter_map(|(path, now, _)| Some((path.clone(), now.as_ref()?.mount))).collect();
         self.unclear(unclear);
-        for (path, stands) in found {
+        for (path, stands, link) in found {
             let own = self
                 .units
                 .find(&path)
@@ -392,7 +448,7 @@ impl Judge {
                     let by_mount = other || changed.iter().any(with);
                     changed.push(Change { dir: path.clone(), by_mount });
                 }
-                way.stands = stands;
+                way.now_stands(stands, link);
             }
             let Some(stands) = stands.filter(|_| !own) else { continue };
             let kind = if way.direct > 0 || missing.contains(&path) {
@@ -405,8 +461,8 @@ impl Judge {
                 continue;
             }
             // What came there in between is found in the next round.
-            let again = look_up(&root, &path).ok().flatten().filter(|(_, now)| *now == stands);
-            let Some((fd, _)) = again else {
+            let again = look_up(&root, &path).ok().flatten().filter(|(_, now, _)| *now == stands);
+            let Some((fd, ..)) = again else {
                 self.ways.stale(SETTLE);
                 continue;
             };

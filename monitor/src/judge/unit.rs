@@ -168,6 +168,8 @@ pub(crate) struct Apart {
     pub(crate) acts: Acts,
     /// Acts that were told of, and may come to pass yet: whoever had it open, or was kept waiting.
     pub(super) lately: Vec<Act>,
+    /// Acts on what stood there before something came to lie over it: what they did shows when that is gone.
+    pub(super) under: Vec<Act>,
     /// Acts on the key that it must belong to, since the last look.
     pub(super) beside: Vec<Act>,
     /// A writer of whom nothing but the open was told closed it since the last look.
@@ -202,6 +204,7 @@ impl Apart {
             inner: BTreeMap::new(),
             acts: Acts::none(),
             lately: Vec::new(),
+            under: Vec::new(),
             beside: Vec::new(),
             closed: false,
             resealed: false,
@@ -226,6 +229,7 @@ impl Apart {
             inner,
             acts,
             lately,
+            under,
             beside,
             closed,
             resealed,
@@ -246,6 +250,7 @@ impl Apart {
             && inner.is_empty()
             && acts.is_empty()
             && lately.is_empty()
+            && under.is_empty()
             && beside.is_empty()
             && !closed
             && !resealed

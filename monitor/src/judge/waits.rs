@@ -109,11 +109,13 @@ impl Judge {
             }
             return self.comes_again(unit, look);
         }
-        if !unlawful.is_empty()
-            && unlawful.iter().all(|act| act.is_nameless())
-            && let Some(wait) = self.comes_again(unit, look)
-        {
-            return Some(wait);
+        if !unlawful.is_empty() && unlawful.iter().all(|act| act.is_nameless()) {
+            // A pod that ends loses its volumes first, and its directory then.
+            let ends = look.found.is_none() && self.world.target(&unit.object().path).is_some();
+            let pod = (ends && unit.waited < WAITS_FOR_POD).then_some(Wait::Pod);
+            if let Some(wait) = self.comes_again(unit, look).or(pod) {
+                return Some(wait);
+            }
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
             return Some(Wait::Acts);
@@ -161,11 +163,43 @@ impl Judge {
     /// long after they were told of.
     pub(super) fn explained(&mut self, ix: Ix, look: &Look, mut acts: Acts) -> Acts {
         let Some(unit) = self.units.get_mut(ix) else { return acts };
+        let stands = look.found.as_ref().map(|found| found.inode);
+        let bare = |act: &Act| act.inode == stands;
+        if stands.is_some() && unit.apart().under.iter().any(bare) {
+            let (shown, under) = std::mem::take(&mut unit.apart_mut().under).into_iter().partition(bare);
+            unit.apart_mut().under = under;
+            acts.put_back(Acts::again(shown), Instant::now());
+        }
         if !acts.are_around() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
             return acts;
         }
         acts.put_back(Acts::again(std::mem::take(&mut unit.apart_mut().lately)), Instant::now());
         acts
+    }
+
+    /// Keeps acts on what something else lies over, for as long as it does.
+    pub(super) fn keep_what_was_under(&mut self, ix: Ix, acts: &Acts) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        let sealed = self.book.sealed_inode(&unit.object().path);
+        let hidden = sealed.filter(|sealed| unit.seen().is_none_or(|seen| seen.inode().ino != *sealed));
+        let Some(hidden) = hidden else {
+            if !unit.apart().under.is_empty() {
+                unit.apart_mut().under.clear();
+                unit.tidy();
+            }
+            return;
+        };
+        let on_it = |act: &&Act| {
+            act.inode.is_some_and(|inode| inode.ino == hidden)
+                && !act.denied
+                && (act.touches_content() || act.touches_attributes())
+        };
+        let mut new = acts.iter().filter(on_it).peekable();
+        if new.peek().is_some() {
+            let under = &mut unit.apart_mut().under;
+            under.extend(new.take(LATELY).cloned());
+            under.truncate(LATELY);
+        }
     }
 
     /// How long until the next look at an object that is open for writing; `None` where it is not.

@@ -55,6 +55,7 @@ use self::topology::{
     a_directory_above_is_moved_and_comes_back, a_directory_above_that_is_mounted_over_itself_covers_nothing,
     a_mount_over_a_directory_above_is_seen_and_its_end_too,
     a_mount_that_carries_the_object_is_moved_and_taken_away,
+    what_is_written_under_a_mount_is_seen_when_that_is_gone,
 };
 use self::uninstalled::uninstalled_it_leaves_nothing_in_the_kernel;
 use self::volume::volumes_are_published_by_their_writer_alone;
@@ -67,6 +68,7 @@ const OTHERS: &[Case] = crate::cases![
     a_mount_over_a_directory_above_is_seen_and_its_end_too,
     a_directory_above_that_is_mounted_over_itself_covers_nothing,
     a_mount_that_carries_the_object_is_moved_and_taken_away,
+    what_is_written_under_a_mount_is_seen_when_that_is_gone,
     anonymous_and_segment_mappings_do_no_harm,
     a_store_through_a_held_mapping_is_not_denied,
     a_burst_on_one_object_is_counted,

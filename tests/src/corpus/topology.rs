@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Result, ensure};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use serde_json::Value;
 
 use super::acts::SEALED;
@@ -122,6 +124,27 @@ pub(super) fn a_mount_over_a_directory_above_is_seen_and_its_end_too() -> Result
     bench.ends(agent, &["content", "mounted_over"])
 }
 
+/// By another way to it.
+pub(super) fn what_is_written_under_a_mount_is_seen_when_that_is_gone() -> Result<()> {
+    let bench = Bench::new()?;
+    fs::create_dir(bench.path("else"))?;
+    rustix::mount::mount_bind(bench.path("above/mid"), bench.path("else"))?;
+    fs::write(bench.path("another"), b"another\n")?;
+    let mut agent = Agent::start(&bench.home, 1)?;
+    if !on_hooks(&agent.rung()?) {
+        return agent.stop().map(drop);
+    }
+    rustix::mount::mount_bind(bench.path("another"), bench.object())?;
+    bench.opened(&mut agent, "mounted_over", "mount")?;
+    fs::write(bench.path("else/f"), b"TAMPER")?;
+    let about = bench.is_about();
+    agent.find("the writing", |record| about(record) && record["kind"] == "attempt")?;
+    let other = Command::new("umount").arg(bench.object()).status()?;
+    ensure!(other.success(), "umount: {other}");
+    bench.opened(&mut agent, "content", "write")?;
+    bench.ends(agent, &["content", "mounted_over"])
+}
+
 /// In the host's own namespace: as a kubelet makes a directory of its own a mount.
 pub(super) fn a_directory_above_that_is_mounted_over_itself_covers_nothing() -> Result<()> {
     let bench = Bench::new()?;
@@ -135,24 +158,37 @@ pub(super) fn a_directory_above_that_is_mounted_over_itself_covers_nothing() -> 
     bench.ends(agent, &["content"])
 }
 
-/// The lower rungs do not see mounts.
+/// How a mount is taken from its place.
+type Takes = fn(&Bench) -> rustix::io::Result<()>;
+
+/// The lower rungs do not see mounts. Somebody else mounts something elsewhere right after.
 pub(super) fn a_mount_that_carries_the_object_is_moved_and_taken_away() -> Result<()> {
-    for moves in [true, false] {
+    let ways: [(Takes, &str); 3] = [
+        (|bench| rustix::mount::mount_move(bench.path("above/mid"), bench.path("else")), "mount"),
+        (
+            |bench| {
+                let (from, to) = (bench.path("above/mid"), bench.path("else"));
+                rustix::mount::move_mount(CWD, from, CWD, to, MoveMountFlags::empty())
+            },
+            "mount",
+        ),
+        (|bench| rustix::mount::unmount(bench.path("above/mid"), UnmountFlags::DETACH), "umount"),
+    ];
+    // What is shared cannot be moved.
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    for (takes, operation) in ways {
         let bench = Bench::new()?;
         let mut agent = Agent::start(&bench.home, 1)?;
         if !on_hooks(&agent.rung()?) {
             return agent.stop().map(drop);
         }
-        if moves {
-            // What is shared cannot be moved.
-            use rustix::mount::MountPropagationFlags as Flags;
-            fs::create_dir(bench.path("else"))?;
-            rustix::mount::mount_change("/", Flags::PRIVATE | Flags::REC)?;
-            rustix::mount::mount_move(bench.path("above/mid"), bench.path("else"))?;
-        } else {
-            rustix::mount::unmount(bench.path("above/mid"), UnmountFlags::DETACH)?;
+        for dir in ["else", "over"] {
+            fs::create_dir(bench.path(dir))?;
         }
-        bench.opened(&mut agent, "removed", if moves { "mount" } else { "umount" })?;
+        takes(&bench)?;
+        let other = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(bench.path("over")).status()?;
+        ensure!(other.success(), "mount: {other}");
+        bench.opened(&mut agent, "removed", operation)?;
         bench.ends(agent, &["removed"])?;
     }
     Ok(())

@@ -51,6 +51,17 @@ pub(super) const ACTS: &[Act] = &[
         |site, _| Ok(fs::rename(site.lone(), site.out().join("moved"))?),
         &[v("/f", "renamed", "rename")],
     ),
+    act(
+        "replace_an_ancestor_by_a_link_to_it",
+        |site, _| {
+            let moved = site.out().join("moved");
+            fs::rename(site.lone(), &moved)?;
+            std::os::unix::fs::symlink(moved, site.lone())?;
+            ensure!(fs::read(site.lone().join("f"))? == SEALED, "other bytes");
+            Ok(())
+        },
+        &[v("/f", "renamed", "rename")],
+    ),
     prepared(
         "exchange_an_ancestor",
         another_ancestor,

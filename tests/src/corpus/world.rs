@@ -539,7 +539,7 @@ acts! {
     rename_by_io_uring truncate_by_io_uring write_through_a_loop_device account_processes_to_it fchmodat2 setxattrat file_setattr
     write_after_the_generation_was_set
 
-    rename_an_ancestor exchange_an_ancestor exchange_an_ancestor_and_back rename_the_directory_away_and_back
+    rename_an_ancestor replace_an_ancestor_by_a_link_to_it exchange_an_ancestor exchange_an_ancestor_and_back rename_the_directory_away_and_back
     remove_all_of_an_ancestor mount_over_the_file mount_over_the_directory
     move_mount_over_the_file mount_over_an_ancestor pivot_root_over_the_directory mount_that_fails
     remount_in_a_namespace service_in_a_sandbox service_in_a_sandbox_that_is_moved service_in_a_sandbox_that_is_moved_anew umount_in_a_namespace

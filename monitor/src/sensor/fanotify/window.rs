@@ -56,6 +56,7 @@ impl Window {
             denied: false,
             failed: false,
             unlinked: false,
+            laid: None,
         };
         self.held.push((pid, observation));
     }

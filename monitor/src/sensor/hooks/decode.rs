@@ -88,6 +88,7 @@ pub(super) fn decode(bytes: &[u8], clock: Clock, rung: Rung) -> Result<Decoded, 
         denied: false,
         failed: false,
         unlinked: event.flags & EVENT_UNLINKED != 0,
+        laid: None,
     };
     let replaces = event.flags & EVENT_REPLACES != 0;
     let (ends, one_mount) = (event.flags & EVENT_ENDS != 0, event.flags & EVENT_ONE_MOUNT != 0);
@@ -156,7 +157,8 @@ fn as_named(bytes: &[u8], len: u32) -> Option<HostPath> {
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Done,
+    /// With the root of what lies over something now, if something does.
+    Done(Option<InodeKey>),
     Failed,
     /// Done, and what lies over something now is that itself.
     Same,
@@ -166,7 +168,7 @@ pub(super) enum Outcome {
 pub(super) fn call_end(bytes: &[u8]) -> Option<(u32, Outcome)> {
     let end: CallEnd = pod(bytes).ok()?;
     let outcome = match (end.failed, end.same) {
-        (0, 0) => Outcome::Done,
+        (0, 0) => Outcome::Done((end.ino != 0).then_some(InodeKey { dev: end.dev, ino: end.ino })),
         (0, _) => Outcome::Same,
         _ => Outcome::Failed,
     };
@@ -259,7 +261,7 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
     let mut named = write;
     (named.hook, named.op, named.flags) = (HookId::SbMount as u32, Op::Mount as u32, EVENT_PATH_AS_NAMED);
     named.path_len = put(&mut named.path, b"/etc/dir\0");
-    let end = CallEnd { kind: KIND_CALL_END, pid: 3, failed: 1, same: 0 };
+    let end = CallEnd { kind: KIND_CALL_END, pid: 3, failed: 1, same: 0, ino: 0, dev: 0, reserved: 0 };
     vec![bytes(&rename), bytes(&write), bytes(&named), bytes(&end), bytes(&write.actor)]
 }
 

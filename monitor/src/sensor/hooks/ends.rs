@@ -117,7 +117,7 @@ impl Ends {
         let at = self.waiting.iter().rposition(|(_, observation)| of(observation))?;
         let (_, mut observation) = self.waiting.remove(at);
         match outcome {
-            Outcome::Done => {}
+            Outcome::Done(laid) => observation.laid = laid,
             Outcome::Failed => observation.failed = true,
             Outcome::Same => (observation.slot, observation.child_slot) = (Slot(0), None),
         }
@@ -179,6 +179,7 @@ mod tests {
             denied: false,
             failed: false,
             unlinked: false,
+            laid: None,
         };
         let (slots, hook) = (vec![1], HookId::SbMount);
         Decoded { hook, slots, dev: 0, replaces: false, ends: true, one_mount: false, observation }
@@ -190,9 +191,9 @@ mod tests {
         assert!(ends.begins(mount(1)).is_none());
         assert!(ends.begins(mount(2)).is_none());
         assert!(ends.begins(mount(4)).is_none());
-        assert!(ends.ended(3, Outcome::Done).is_none());
+        assert!(ends.ended(3, Outcome::Done(None)).is_none());
         assert!(ends.ended(1, Outcome::Failed).unwrap().failed);
-        let done = ends.ended(2, Outcome::Done).unwrap();
+        let done = ends.ended(2, Outcome::Done(None)).unwrap();
         assert!(!done.failed && done.slot == Slot(1));
         let same = ends.ended(4, Outcome::Same).unwrap();
         assert!(!same.failed && same.slot == Slot(0));
