@@ -326,7 +326,7 @@ pub struct CallEnd {
     pub failed: u32,
     /// Not 0: what was laid over a directory or file is that directory or file itself.
     pub same: u32,
-    /// Inode number of the root of what was laid there, 0 if that is not known.
+    /// Inode number of the root of what was moved there; 0 if nothing was, or that is not known.
     pub ino: u64,
     /// `s_dev` of its file system.
     pub dev: u32,

@@ -20,17 +20,27 @@ use crate::kernel::{Ptr, arg, constant, field, known, layout, read, read_ptr};
 pub(super) struct Place {
     mnt: Ptr,
     dentry: Ptr,
+    /// Not 0: what is laid there was mounted elsewhere.
+    moved: u64,
 }
 
 impl Place {
-    pub(super) const NONE: Self = Self { mnt: core::ptr::null(), dentry: core::ptr::null() };
+    pub(super) const NONE: Self = Self { mnt: core::ptr::null(), dentry: core::ptr::null(), moved: 0 };
 
     /// # Safety
     /// `path` is a typed `struct path *` and not null.
     #[inline(always)]
     pub(super) unsafe fn of(path: Ptr) -> Self {
         // SAFETY: the caller's word.
-        unsafe { Self { mnt: field(path, layout!(path_mnt)), dentry: field(path, layout!(path_dentry)) } }
+        unsafe {
+            Self { mnt: field(path, layout!(path_mnt)), dentry: field(path, layout!(path_dentry)), moved: 0 }
+        }
+    }
+
+    /// What is laid there was mounted elsewhere until now.
+    #[inline(always)]
+    pub(super) fn moved(self, moved: bool) -> Self {
+        Self { moved: u64::from(moved), ..self }
     }
 
     /// The root of what came to lie here last, or null.
@@ -103,7 +113,8 @@ fn end(ctx: &FExitContext) {
         return;
     }
     let root = place.newest();
-    let inode = read_ptr(root, layout!(dentry_d_inode));
+    let moved = if place.moved == 0 { core::ptr::null() } else { root };
+    let inode = read_ptr(moved, layout!(dentry_d_inode));
     // SAFETY: reserved with this size, and submitted once.
     unsafe {
         (*record).kind = KIND_CALL_END;

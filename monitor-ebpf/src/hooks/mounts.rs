@@ -14,7 +14,7 @@ use monitor_ebpf::record::{EVENT_ONE_MOUNT, HookId, Op, Tag};
 use super::calls::Place;
 use super::emit::{Act, emit};
 use super::{Context, calls, number, pointer, tags};
-use crate::kernel::{Ptr, field, inode_of, known, layout};
+use crate::kernel::{Ptr, field, inode_of, known, layout, read_ptr};
 use crate::rung::hook;
 
 // include/uapi/linux/mount.h
@@ -60,7 +60,8 @@ fn sb_mount(ctx: &Context) {
         if flags & MS_PROPAGATION != 0 {
             return;
         }
-        on_mount(HookId::SbMount, Op::Mount, 0, dentry, Place::of(path));
+        let place = Place::of(path).moved(flags & MS_MOVE != 0);
+        on_mount(HookId::SbMount, Op::Mount, 0, dentry, place);
         let task = bpf_get_current_pid_tgid();
         // A note of an earlier call that failed.
         let _ = MOUNTERS.remove(task);
@@ -102,6 +103,14 @@ fn sb_kern_mount(ctx: &Context) {
     }
 }
 
+/// A mount that is made anew lies nowhere yet, and is its own parent.
+#[inline(always)]
+fn is_attached(mnt: Ptr) -> bool {
+    let mount = mnt.wrapping_byte_sub(layout!(mount_mnt) as usize);
+    let parent = read_ptr(mount, layout!(mount_mnt_parent));
+    !parent.is_null() && parent != mount
+}
+
 hook!("move_mount", move_mount);
 
 #[inline(always)]
@@ -110,7 +119,8 @@ fn move_mount(ctx: &Context) {
     unsafe {
         let path = pointer(ctx, layout!(arg_move_mount_to));
         let to: Ptr = field(path, layout!(path_dentry));
-        on_mount(HookId::MoveMount, Op::Mount, 0, to, Place::of(path));
+        let from: Ptr = field(pointer(ctx, layout!(arg_move_mount_from)), layout!(path_mnt));
+        on_mount(HookId::MoveMount, Op::Mount, 0, to, Place::of(path).moved(is_attached(from)));
         if let Some(tag) = tags::tag_of(inode_of(to))
             && tags::hands_down(tag)
         {

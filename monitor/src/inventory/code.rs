@@ -283,7 +283,7 @@ pub(super) mod tests {
             denied: false,
             failed: false,
             unlinked: false,
-            laid: None,
+            moved: None,
         }
     }
 

@@ -362,7 +362,7 @@ mod tests {
             denied: false,
             failed: false,
             unlinked: false,
-            laid: None,
+            moved: None,
         }
     }
 

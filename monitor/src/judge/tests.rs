@@ -315,7 +315,7 @@ impl Bench {
             denied: false,
             failed: false,
             unlinked: false,
-            laid: None,
+            moved: None,
         };
         more(&mut observation);
         self.events.send(SensorEvent::Observed(Box::new(observation))).await.unwrap();

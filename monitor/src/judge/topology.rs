@@ -282,17 +282,19 @@ impl Judge {
         }
     }
 
-    /// What a mount that was moved took from its place: what stood there is the root of what was laid elsewhere.
+    /// What a mount that was moved took from its place: what stood there is its root, and does no more.
     fn carried_away(&self, observation: &Observation) -> Carried {
-        let Some(laid) = observation.laid.filter(|_| !observation.failed) else { return Carried::default() };
+        let Some(moved) = observation.moved.filter(|_| !observation.failed) else {
+            return Carried::default();
+        };
         // Where it still stands, it is there twice.
         let gone = |path: &HostPath| {
             look_up(&self.options.root, path)
-                .is_ok_and(|now| now.is_none_or(|(_, stands, _)| stands.inode() != laid))
+                .is_ok_and(|now| now.is_none_or(|(_, stands, _)| stands.inode() != moved))
         };
-        let ways = self.ways.ways.iter().filter(|(_, way)| way.stands.map(Stands::inode) == Some(laid));
+        let ways = self.ways.ways.iter().filter(|(_, way)| way.stands.map(Stands::inode) == Some(moved));
         let ways = ways.map(|(path, _)| path).filter(|path| gone(path)).cloned().collect();
-        let stood = |unit: &super::Unit| unit.seen().map(super::verdict::Seen::inode) == Some(laid);
+        let stood = |unit: &super::Unit| unit.seen().map(super::verdict::Seen::inode) == Some(moved);
         let units = self.units.iter().filter(|(_, unit)| stood(unit));
         let units = units.map(|(ix, unit)| (ix, unit.object().path.clone()));
         Carried { ways, units: units.filter(|(_, path)| gone(path)).collect() }

@@ -125,6 +125,6 @@ pub struct Observation {
     pub failed: bool,
     /// The inode acted upon has no name left, or never had one.
     pub unlinked: bool,
-    /// For mounts: the root of what came to lie over something, which stood elsewhere before where it was moved. `None` if unknown.
-    pub laid: Option<InodeKey>,
+    /// For a mount that was moved: the root of it, which stood elsewhere before.
+    pub moved: Option<InodeKey>,
 }

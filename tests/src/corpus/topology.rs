@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use serde_json::Value;
@@ -129,20 +129,26 @@ pub(super) fn what_is_written_under_a_mount_is_seen_when_that_is_gone() -> Resul
     let bench = Bench::new()?;
     fs::create_dir(bench.path("else"))?;
     rustix::mount::mount_bind(bench.path("above/mid"), bench.path("else"))?;
-    fs::write(bench.path("another"), b"another\n")?;
+    let fence = bench.path("fence");
+    fs::write(&fence, SEALED)?;
+    bench.home.baseline("ways", 2, &[&bench.object(), &fence])?;
     let mut agent = Agent::start(&bench.home, 1)?;
     if !on_hooks(&agent.rung()?) {
         return agent.stop().map(drop);
     }
-    rustix::mount::mount_bind(bench.path("another"), bench.object())?;
+    tmpfs(&bench.path("above/mid"))?;
     bench.opened(&mut agent, "mounted_over", "mount")?;
     fs::write(bench.path("else/f"), b"TAMPER")?;
-    let about = bench.is_about();
-    agent.find("the writing", |record| about(record) && record["kind"] == "attempt")?;
-    let other = Command::new("umount").arg(bench.object()).status()?;
+    // Looked at after it, since it was acted upon later.
+    fs::write(&fence, b"TAMPER")?;
+    let path = fence.display().to_string();
+    agent.find("the fence", |record| {
+        record["kind"] == "violation.opened" && record["object"]["path"] == path.as_str()
+    })?;
+    let other = Command::new("umount").arg(bench.path("above/mid")).status()?;
     ensure!(other.success(), "umount: {other}");
     bench.opened(&mut agent, "content", "write")?;
-    bench.ends(agent, &["content", "mounted_over"])
+    bench.ends(agent, &["content", "content", "mounted_over"])
 }
 
 /// In the host's own namespace: as a kubelet makes a directory of its own a mount.
@@ -163,20 +169,25 @@ type Takes = fn(&Bench) -> rustix::io::Result<()>;
 
 /// The lower rungs do not see mounts. Somebody else mounts something elsewhere right after.
 pub(super) fn a_mount_that_carries_the_object_is_moved_and_taken_away() -> Result<()> {
-    let ways: [(Takes, &str); 3] = [
-        (|bench| rustix::mount::mount_move(bench.path("above/mid"), bench.path("else")), "mount"),
+    let ways: [(&str, Takes, &str); 3] = [
+        ("mount(2)", |bench| rustix::mount::mount_move(bench.path("above/mid"), bench.path("else")), "mount"),
         (
+            "move_mount(2)",
             |bench| {
                 let (from, to) = (bench.path("above/mid"), bench.path("else"));
                 rustix::mount::move_mount(CWD, from, CWD, to, MoveMountFlags::empty())
             },
             "mount",
         ),
-        (|bench| rustix::mount::unmount(bench.path("above/mid"), UnmountFlags::DETACH), "umount"),
+        (
+            "umount(2)",
+            |bench| rustix::mount::unmount(bench.path("above/mid"), UnmountFlags::DETACH),
+            "umount",
+        ),
     ];
     // What is shared cannot be moved.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    for (takes, operation) in ways {
+    for (call, takes, operation) in ways {
         let bench = Bench::new()?;
         let mut agent = Agent::start(&bench.home, 1)?;
         if !on_hooks(&agent.rung()?) {
@@ -188,7 +199,7 @@ pub(super) fn a_mount_that_carries_the_object_is_moved_and_taken_away() -> Resul
         takes(&bench)?;
         let other = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(bench.path("over")).status()?;
         ensure!(other.success(), "mount: {other}");
-        bench.opened(&mut agent, "removed", operation)?;
+        bench.opened(&mut agent, "removed", operation).context(call)?;
         bench.ends(agent, &["removed"])?;
     }
     Ok(())

@@ -56,7 +56,7 @@ impl Window {
             denied: false,
             failed: false,
             unlinked: false,
-            laid: None,
+            moved: None,
         };
         self.held.push((pid, observation));
     }

@@ -88,7 +88,7 @@ pub(super) fn decode(bytes: &[u8], clock: Clock, rung: Rung) -> Result<Decoded, 
         denied: false,
         failed: false,
         unlinked: event.flags & EVENT_UNLINKED != 0,
-        laid: None,
+        moved: None,
     };
     let replaces = event.flags & EVENT_REPLACES != 0;
     let (ends, one_mount) = (event.flags & EVENT_ENDS != 0, event.flags & EVENT_ONE_MOUNT != 0);
@@ -157,7 +157,7 @@ fn as_named(bytes: &[u8], len: u32) -> Option<HostPath> {
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// With the root of what lies over something now, if something does.
+    /// With the root of what was moved, if something was.
     Done(Option<InodeKey>),
     Failed,
     /// Done, and what lies over something now is that itself.

@@ -117,7 +117,7 @@ impl Ends {
         let at = self.waiting.iter().rposition(|(_, observation)| of(observation))?;
         let (_, mut observation) = self.waiting.remove(at);
         match outcome {
-            Outcome::Done(laid) => observation.laid = laid,
+            Outcome::Done(moved) => observation.moved = moved,
             Outcome::Failed => observation.failed = true,
             Outcome::Same => (observation.slot, observation.child_slot) = (Slot(0), None),
         }
@@ -179,7 +179,7 @@ mod tests {
             denied: false,
             failed: false,
             unlinked: false,
-            laid: None,
+            moved: None,
         };
         let (slots, hook) = (vec![1], HookId::SbMount);
         Decoded { hook, slots, dev: 0, replaces: false, ends: true, one_mount: false, observation }

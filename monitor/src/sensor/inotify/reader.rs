@@ -320,6 +320,6 @@ fn observation(operation: Operation, slot: Slot) -> Observation {
         denied: false,
         failed: false,
         unlinked: false,
-        laid: None,
+        moved: None,
     }
 }
