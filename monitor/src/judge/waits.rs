@@ -109,13 +109,11 @@ impl Judge {
             }
             return self.comes_again(unit, look);
         }
-        if !unlawful.is_empty() && unlawful.iter().all(|act| act.is_nameless()) {
-            // A pod that ends loses its volumes first, and its directory then.
-            let ends = look.found.is_none() && self.world.target(&unit.object().path).is_some();
-            let pod = (ends && unit.waited < WAITS_FOR_POD).then_some(Wait::Pod);
-            if let Some(wait) = self.comes_again(unit, look).or(pod) {
-                return Some(wait);
-            }
+        if !unlawful.is_empty()
+            && unlawful.iter().all(|act| act.is_nameless())
+            && let Some(wait) = self.comes_again(unit, look)
+        {
+            return Some(wait);
         }
         if verdict.incomplete && unit.waited < WAITS_FOR_ACTS {
             return Some(Wait::Acts);
