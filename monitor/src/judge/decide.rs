@@ -14,7 +14,7 @@ use super::topology::is_mount;
 use super::unit::Unit;
 use super::units::Units;
 use super::verdict::{Round, Verdict, file, put_right};
-use super::violations::moved_to;
+use super::violations::{Finding, moved_to};
 use super::volume::Volume;
 
 impl Judge {
@@ -104,8 +104,14 @@ impl Judge {
         let path = &unit.object().path;
         let same = found.is_some_and(|found| unit.seen().is_some_and(|last| last.inode() == found.inode));
         let Some(link) = self.ways.turned(path).filter(|_| same) else { return };
-        let at = verdict.attempts.iter().position(|act| act.moves_away(path));
-        let act = at.map(|at| verdict.attempts.remove(at));
+        let moves = |act: &Act| act.moves_away(path);
+        let undone = |finding: &Finding| {
+            finding.kind == ViolationKind::Reverted && finding.act.as_ref().is_some_and(moves)
+        };
+        let reverted = verdict.findings.iter().position(undone);
+        let reverted = reverted.and_then(|at| verdict.findings.remove(at).act);
+        let tried = || verdict.attempts.iter().position(moves).map(|at| verdict.attempts.remove(at));
+        let act = reverted.or_else(tried);
         let acts: Vec<&Act> = act.iter().collect();
         let round = Round { object: &unit.object_ref(), acts: &acts };
         let mut finding = round.finding(ViolationKind::Renamed, act.clone(), State::new(), State::new());

@@ -38,6 +38,11 @@ pub(crate) fn told_by<'a>(rung: &str, operation: &'a str) -> &'a str {
 
 /// It sees what is done to a directory above an object, rather than its outcome.
 pub(super) fn tells_the_act(rung: &str, act: &str) -> bool {
-    rung != "inotify"
-        || !matches!(act, "rename_an_ancestor" | "exchange_an_ancestor" | "exchange_an_ancestor_and_back")
+    let above = [
+        "rename_an_ancestor",
+        "replace_an_ancestor_by_a_link_to_it",
+        "exchange_an_ancestor",
+        "exchange_an_ancestor_and_back",
+    ];
+    rung != "inotify" || !above.contains(&act)
 }
