@@ -186,6 +186,33 @@ fn a_golden_node_is_sealed_by_what_profiles_know_of_it() {
     assert!(refused.starts_with(start), "{refused}");
     let refused = fixture.refused(&["seal", "--root", root, "--profile", "kuma-cni", "-o", "none.json"]);
     assert!(refused.contains("something of kuma-cni"), "{refused}");
+
+    // A profile of one's own may name any path of the host; what is a socket there cannot be sealed.
+    let file = node.join("opt/hp/f");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "sealed").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(node.join("opt/hp/socket")).unwrap();
+    fs::create_dir(fixture.path("profiles")).unwrap();
+    for (name, path) in [("one", "/opt/hp/f"), ("two", "/opt/hp/socket")] {
+        let text = format!(
+            "apiVersion: meshseal/v1\nprofile: {name}\nmesh: m\nabout: a\nreadFrom: r\nstatus: read\nfiles:\n  \
+             - {{ path: {path}, about: own, class: sealed, role: other }}\n"
+        );
+        fs::write(fixture.path("profiles").join(format!("{name}.yaml")), text).unwrap();
+    }
+    let seal = |name: &'static str| {
+        ["seal", "--root", root, "--profile", name, "--profiles", "profiles", "-o", "own.json"]
+    };
+    assert_eq!(fixture.run(&seal("one")).0, 0);
+    let statement: Value = serde_json::from_slice(&fs::read(fixture.path("own.json")).unwrap()).unwrap();
+    let sealed = statement["predicate"]["objects"].as_array().unwrap();
+    let paths: Vec<&str> = sealed.iter().map(|object| object["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["/opt/hp/f"]);
+    let refused = fixture.refused(&seal("two"));
+    assert!(
+        refused.contains("something of two: nothing that its profile knows and that can be sealed"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -14,6 +14,8 @@ use super::{Ptr, known, layout, masked, read, read_ptr, walk};
 
 /// All of the room but a byte, so that a mask of bits bounds it.
 const ARGV: i32 = limits::ARGV as i32 - 1;
+/// Controllers whose hierarchies are looked at.
+const CONTROLLERS: u32 = 2;
 /// include/linux/sched.h.
 const PF_IO_WORKER: u32 = 0x10;
 
@@ -75,7 +77,7 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
     let mut truncated = true;
     if known(layout!(css_set_dfl_cgrp)) && known(layout!(cgroup_kn)) {
         let set = read_ptr(task, layout!(task_cgroups));
-        let group = read_ptr(set, layout!(css_set_dfl_cgrp));
+        let group = group_of(set);
         if !group.is_null() {
             // SAFETY: the array is as long as the walk expects.
             truncated = unsafe {
@@ -94,6 +96,29 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
     unsafe {
         (*actor).flags = flags;
     }
+}
+
+/// The cgroup that tells a pod. Where controllers are on hierarchies of version 1 the unified one does not: there it is that of the first
+/// controllers (`cpuset` and `cpu`, where the kernel has them), if it is below their root.
+#[inline(always)]
+fn group_of(set: Ptr) -> Ptr {
+    let unified = read_ptr(set, layout!(css_set_dfl_cgrp));
+    let found = known(layout!(css_set_subsys)) && known(layout!(css_cgroup)) && known(layout!(kn_parent));
+    if !found || !known(layout!(cgroup_root)) {
+        return unified;
+    }
+    let root = read_ptr(unified, layout!(cgroup_root));
+    let mut at = 0;
+    while at < CONTROLLERS {
+        let css = read_ptr(set, layout!(css_set_subsys) + at * 8);
+        let group = read_ptr(css, layout!(css_cgroup));
+        let parent = read_ptr(read_ptr(group, layout!(cgroup_kn)), layout!(kn_parent));
+        if !parent.is_null() && read_ptr(group, layout!(cgroup_root)) != root {
+            return group;
+        }
+        at += 1;
+    }
+    unified
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The rest of the agent, as the judge sees it: inventory, attribution, journal, export.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -132,6 +132,8 @@ impl Node {
         };
         let on_disk = pods::uids(&self.root, &kubelet_root);
         self.api.forget_gone(&on_disk);
+        // What is contradictory is counted, whether or not anybody asks for the list.
+        drop(self.who().attribution.pods(&on_disk));
         *self.on_disk.write().unwrap_or_else(PoisonError::into_inner) = on_disk;
         let cni = CniDirs::find(&self.host_root);
         self.who().attribution.set_cni(cni.clone());
@@ -256,27 +258,15 @@ impl World for Node {
 
     fn pods(&self) -> Vec<KubernetesPod> {
         let on_disk = self.on_disk.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut told: BTreeMap<String, KubernetesPod> =
-            self.api.pods().into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
-        let mut who = self.who();
-        for uid in on_disk {
-            let pod = who.attribution.pod(uid);
-            let known = told.entry(pod.uid.clone()).or_default();
-            // The disk is believed, whatever the API tells.
-            if known.contradictory {
-                *known = KubernetesPod { api: true, contradictory: true, ..KubernetesPod::default() };
-            }
-            known.uid = pod.uid;
-            known.disk = true;
-            known.namespace = pod.namespace.or(known.namespace.take());
-            known.name = pod.name.or(known.name.take());
-            known.service_account = pod.service_account.or(known.service_account.take());
-        }
-        told.into_values().collect()
+        self.who().attribution.pods(&on_disk)
     }
 
     fn mesh_files(&self) -> Arc<MeshFiles> {
         Arc::clone(&self.mesh_files.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn class_of(&self, path: &HostPath) -> Class {
+        self.who().attribution.class_of(path)
     }
 
     fn has_mount_namespace(&self, namespace: u64) -> bool {

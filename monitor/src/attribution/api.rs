@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::pods::VolumePath;
+use super::pods::{VolumePath, published};
 use crate::inventory::api::{ContainerFacts, Known, PodFacts, VolumeFacts, VolumeSource};
 use crate::model::{Container, Pod, Source, Target};
 
@@ -104,7 +104,7 @@ fn source(volume: &VolumeFacts, namespace: &str, target: &mut Target, at: &Volum
     let told = |one: &VolumeSource| Source {
         kind: one.kind.to_owned(),
         namespace: Some(namespace.to_owned()),
-        name: one.name.clone().or_else(|| Some(volume.name.clone())),
+        name: one.name.clone(),
         ..Source::default()
     };
     let known = target.source.as_ref().map(|source| source.kind.as_str());
@@ -128,7 +128,6 @@ fn source(volume: &VolumeFacts, namespace: &str, target: &mut Target, at: &Volum
             || Source {
                 kind: "Projected".to_owned(),
                 namespace: Some(namespace.to_owned()),
-                name: Some(volume.name.clone()),
                 projected: volume.sources.iter().map(word).collect(),
                 ..Source::default()
             },
@@ -147,14 +146,6 @@ fn word(source: &VolumeSource) -> String {
     source.name.as_ref().map_or_else(|| source.kind.to_owned(), |name| format!("{}/{name}", source.kind))
 }
 
-/// The file's path as the pod's spec writes it: without the directory of its publication.
-fn published(rest: &[u8]) -> &[u8] {
-    if rest.starts_with(b"..") {
-        return rest.iter().position(|byte| *byte == b'/').map_or(&[][..], |at| &rest[at + 1..]);
-    }
-    rest
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -163,7 +154,7 @@ mod tests {
 
     use crate::attribution::Attribution;
     use crate::inventory::api::{Known, telling};
-    use crate::model::{Actor, HostPath, Owner, Source, Target};
+    use crate::model::{Actor, Class, HostPath, Owner, Source, Target};
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     const UID: &str = "0123abcd-4567-89ab-cdef-0123456789ab";
@@ -222,13 +213,39 @@ mod tests {
             self.attribution().target_of(&HostPath::from(path.as_str())).unwrap()
         }
 
-        fn source(&self, below: &str) -> (String, String, Vec<String>) {
-            let source = self.target(below).source.unwrap();
+        /// Kind and name of the source, volume, and what the source may be of.
+        fn source(&self, below: &str) -> (String, Option<String>, String, Vec<String>) {
+            let target = self.target(below);
+            let source = target.source.unwrap();
             assert_eq!(
                 (source.namespace.as_deref(), source.uid, source.resource_version),
                 (Some("shop"), None, None)
             );
-            (source.kind, source.name.unwrap(), source.projected)
+            (source.kind, source.name, target.volume.unwrap(), source.projected)
+        }
+
+        /// A token of the pod's own, that says it is called so.
+        fn token(&self, name: &str, account: &str) {
+            use base64::Engine as _;
+
+            let part =
+                |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+            let claims = json!({"namespace": "shop", "pod": {"name": name, "uid": UID}, "serviceaccount": {"name": account}});
+            let token =
+                [json!({"alg": "RS256"}), json!({"kubernetes.io": claims}), json!(1)].map(part).join(".");
+            let volume = format!("var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~projected/token/..2026");
+            let volume = self.root.path().join(volume);
+            std::fs::create_dir_all(&volume).unwrap();
+            std::fs::write(volume.join("token"), token).unwrap();
+            std::os::unix::fs::symlink("..2026", volume.with_file_name("..data")).unwrap();
+        }
+
+        /// The pods as `GET /v1/pods` lists them: name, account, and whether that is contradictory.
+        fn pods(&self) -> Vec<(Option<String>, Option<String>, bool)> {
+            let uids = std::collections::BTreeSet::from([UID.to_owned()]);
+            let all = self.attribution().pods(&uids);
+            assert!(all.iter().all(|pod| pod.disk && pod.uid == UID));
+            all.into_iter().map(|pod| (pod.name, pod.service_account, pod.contradictory)).collect()
         }
     }
 
@@ -244,12 +261,14 @@ mod tests {
             mesh: None,
             image: Some("app:1".into()),
             image_digest: Some("r/app@sha256:aa".into()),
+            volume: Some("conf".into()),
             source: Some(Source {
                 kind: "ConfigMap".into(),
                 namespace: Some("shop".into()),
                 name: Some("web-config".into()),
                 ..Source::default()
             }),
+            unclear: false,
         };
         let node = Node::new(&[pod()]);
         assert_eq!(node.target("volumes/kubernetes.io~configmap/conf/..data/x"), expected);
@@ -262,25 +281,29 @@ mod tests {
             (mounted.container.as_deref(), mounted.image_digest.as_deref()),
             (Some("proxy"), Some("sha256:bb"))
         );
-        assert_eq!(node.source("volume-subpaths/both/proxy/0"), ("Secret".into(), "web-tls".into(), vec![]));
+        let expected = ("Secret".into(), Some("web-tls".into()), "both".into(), vec![]);
+        assert_eq!(node.source("volume-subpaths/both/proxy/0"), expected);
     }
 
     #[test]
     fn a_file_of_a_projected_volume_is_of_the_source_that_makes_it() {
         let node = Node::new(&[pod()]);
-        let one = |kind: &str, name: &str| (kind.to_owned(), name.to_owned(), Vec::<String>::new());
+        let of_volume = |kind: &str, name: Option<&str>, volume: &str, projected: &[&str]| {
+            let projected: Vec<String> = projected.iter().map(|one| (*one).to_owned()).collect();
+            (kind.to_owned(), name.map(str::to_owned), volume.to_owned(), projected)
+        };
+        let one = |kind: &str, name: Option<&str>| of_volume(kind, name, "mixed", &[]);
         let of = |file: &str| node.source(&format!("volumes/kubernetes.io~projected/{file}"));
-        assert_eq!(of("mixed/token"), one("ServiceAccountToken", "mixed"));
-        assert_eq!(of("mixed/..2026_01_01_00_00_00.1/ca/ca.crt"), one("ConfigMap", "roots"));
-        assert_eq!(of("mixed/..data/namespace"), one("DownwardAPI", "mixed"));
-        assert_eq!(of("mixed/other"), one("ConfigMap", "open"));
-        let whole =
-            ["ServiceAccountToken", "ConfigMap/roots", "DownwardAPI", "ConfigMap/open"].map(str::to_owned);
-        assert_eq!(of("mixed"), ("Projected".into(), "mixed".into(), whole.to_vec()));
-        let unclear = vec!["ConfigMap/a".to_owned(), "Secret/b".to_owned()];
-        assert_eq!(of("unclear/x"), ("Projected".into(), "unclear".into(), unclear));
+        assert_eq!(of("mixed/token"), one("ServiceAccountToken", None));
+        assert_eq!(of("mixed/..2026_01_01_00_00_00.1/ca/ca.crt"), one("ConfigMap", Some("roots")));
+        assert_eq!(of("mixed/..data/namespace"), one("DownwardAPI", None));
+        assert_eq!(of("mixed/other"), one("ConfigMap", Some("open")));
+        // What may be of several is called as none of them, nor as the volume.
+        let whole = ["ServiceAccountToken", "ConfigMap/roots", "DownwardAPI", "ConfigMap/open"];
+        assert_eq!(of("mixed"), of_volume("Projected", None, "mixed", &whole));
+        assert_eq!(of("unclear/x"), of_volume("Projected", None, "unclear", &["ConfigMap/a", "Secret/b"]));
         let claim = node.source("volumes/kubernetes.io~csi/claim/mount/x");
-        assert_eq!(claim, one("PersistentVolumeClaim", "data"));
+        assert_eq!(claim, of_volume("PersistentVolumeClaim", Some("data"), "claim", &[]));
     }
 
     #[test]
@@ -292,10 +315,10 @@ mod tests {
             namespace: Some("shop".into()),
             pod: Some("another".into()),
             pod_uid: Some(UID.into()),
+            volume: Some("conf".into()),
             source: Some(Source {
                 kind: "ConfigMap".into(),
                 namespace: Some("shop".into()),
-                name: Some("conf".into()),
                 ..Source::default()
             }),
             ..Target::default()
@@ -310,7 +333,85 @@ mod tests {
         assert_eq!(node.api.status().contradictory, 0);
         // What the plugin's directory says the volume is stands, whatever the API calls it.
         let told = node.target("volumes/kubernetes.io~secret/conf/x").source.unwrap();
-        assert_eq!((told.kind.as_str(), told.name.as_deref()), ("Secret", Some("conf")));
+        assert_eq!((told.kind.as_str(), told.name.as_deref()), ("Secret", None));
+    }
+
+    #[test]
+    fn a_listed_pod_has_nothing_of_an_api_that_the_disk_contradicts() {
+        // Nobody has asked for a target or an actor of it before.
+        let node = Node::new(&[pod()]);
+        node.logs("shop_liar");
+        assert_eq!(node.pods(), [(Some("liar".into()), None, true)]);
+        assert_eq!(node.api.status().contradictory, 1);
+        let node = Node::new(&[pod()]);
+        node.logs("shop_web-7d-x");
+        assert_eq!(node.pods(), [(Some("web-7d-x".into()), Some("web".into()), false)]);
+        assert_eq!(node.api.status().contradictory, 0);
+        // The account alone is enough.
+        let node = Node::new(&[pod()]);
+        node.token("web-7d-x", "another");
+        assert_eq!(node.pods(), [(Some("web-7d-x".into()), Some("another".into()), true)]);
+    }
+
+    #[test]
+    fn of_two_pods_that_the_disk_names_under_one_uid_neither_is_used() {
+        for api in [vec![], vec![pod()]] {
+            let node = Node::new(&api);
+            node.logs("shop_web-7d-x");
+            node.token("other", "other-sa");
+            let expected = Target { pod_uid: Some(UID.into()), unclear: true, ..Target::default() };
+            assert_eq!(node.target("etc-hosts"), expected);
+            let known = node.attribution().pod(UID.to_owned());
+            let told = (known.namespace, known.name, known.service_account, known.unclear);
+            assert_eq!(told, (None, None, None, true));
+            assert_eq!(node.pods(), [(None, None, true)]);
+        }
+        // One that tells the same is believed.
+        let node = Node::new(&[]);
+        node.logs("shop_web-7d-x");
+        node.token("web-7d-x", "web");
+        let told = node.target("etc-hosts");
+        assert_eq!(
+            (told.pod.as_deref(), told.service_account.as_deref(), told.unclear),
+            (Some("web-7d-x"), Some("web"), false)
+        );
+    }
+
+    #[test]
+    fn a_mesh_file_is_of_its_profiles_class() {
+        let attribution = Node::new(&[]).attribution();
+        let volume = format!("/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/istio-envoy");
+        for (path, class) in [
+            (volume.as_str(), Class::Generated),
+            ("/run/istio-cni/istio-cni-kubeconfig", Class::Rotated),
+            ("/run/spire/agent-sockets", Class::Opaque),
+            ("/opt/cni/bin/istio-cni", Class::Sealed),
+            ("/usr/local/bin/envoy", Class::Sealed),
+        ] {
+            assert_eq!(attribution.class_of(&HostPath::from(path)), class, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_container_of_a_profile_is_its_meshs() {
+        let node = Node::new(&[]);
+        let mesh = |container: &str, image: Option<&str>| {
+            let mut target = Target {
+                pod_uid: Some(UID.into()),
+                container: Some(container.into()),
+                image: image.map(str::to_owned),
+                ..Target::default()
+            };
+            node.attribution().complete(&mut target, None);
+            target.mesh
+        };
+        assert_eq!(mesh("istio-proxy", Some("registry.local/proxy:1")).as_deref(), Some("istio"));
+        assert_eq!(mesh("linkerd-proxy", None).as_deref(), Some("linkerd"));
+        assert_eq!(mesh("app", Some("docker.io/istio/proxyv2:1")), None);
+        // Four meshes have installers of that name.
+        assert_eq!(mesh("install-cni", Some("docker.io/kumahq/kuma-cni:2")).as_deref(), Some("kuma"));
+        assert_eq!(mesh("install-cni", Some("registry.local/installer:1")), None);
+        assert_eq!(mesh("install-cni", None), None);
     }
 
     #[test]

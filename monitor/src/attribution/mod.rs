@@ -13,9 +13,10 @@ pub mod severity;
 pub mod view;
 
 pub use exe::ExeHashes;
-pub use pods::{PodNames, target_of};
+pub use pods::{PodNames, sealed_source, target_of};
 pub use view::CgroupView;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,10 +25,11 @@ use crate::baseline::Root;
 use crate::inventory::api::Known;
 use crate::inventory::mesh::CniDirs;
 use crate::inventory::procs::Proc;
-use crate::model::{Actor, Container, HostPath, Pod, Severity, Target, ViolationKind};
+use crate::model::{Actor, Class, Container, HostPath, Pod, Severity, Target, ViolationKind};
 use crate::profile::{Layout, OnDisk, Profiles};
 
-use self::pods::Accounts;
+use self::pods::Tokens;
+use crate::status::KubernetesPod;
 
 /// Names the pods and containers of actors and targets. Keeps what it has read; re-reads when something is missing,
 /// at most once a second.
@@ -38,7 +40,7 @@ pub struct Attribution {
     profiles: Arc<Profiles>,
     view: CgroupView,
     pods: PodNames,
-    accounts: Accounts,
+    tokens: Tokens,
     api: Arc<Known>,
     exes: ExeHashes,
     proc: Proc,
@@ -55,7 +57,7 @@ impl Attribution {
             profiles,
             view: CgroupView::new(host_root, &proc),
             pods: PodNames::new(host_root),
-            accounts: Accounts::new(Root::open(host_root).ok()),
+            tokens: Tokens::new(Root::open(host_root).ok()),
             api,
             exes: ExeHashes::default(),
             proc,
@@ -79,6 +81,13 @@ impl Attribution {
         let rule = self.profiles.rule_of(path, &self.layout, &around).map(|found| found.rule);
         let role = rule.map_or_else(|| self.profiles.role_of(path, &self.layout, &around), |rule| rule.role);
         (role, rule.and_then(|rule| rule.severity.get(&kind).copied()))
+    }
+
+    /// How a mesh file may change: as its profile says, and as what it runs where none does.
+    #[must_use]
+    pub fn class_of(&self, path: &HostPath) -> Class {
+        let around = OnDisk { host_root: &self.host_root, kubelet_root: &self.layout.kubelet_root };
+        self.profiles.rule_of(path, &self.layout, &around).map_or(Class::Sealed, |found| found.rule.class)
     }
 
     /// Fills in cgroup path, container, pod, and the executable's hash where they are not known yet.
@@ -119,34 +128,81 @@ impl Attribution {
     /// Puts in what disk and API tell of the target's pod, and of its container if that is known.
     pub fn complete(&mut self, target: &mut Target, path: Option<&HostPath>) {
         let Some(uid) = target.pod_uid.clone() else { return };
-        let names = self.pods.name_of(&uid);
-        if let Some((namespace, name)) = &names {
-            if let Some(source) = &mut target.source {
-                source.namespace = Some(namespace.clone());
+        let disk = self.on_disk(&uid);
+        if disk.unclear {
+            target.unclear = true;
+            (target.namespace, target.pod, target.service_account) = (None, None, None);
+        } else {
+            if let Some((namespace, name)) = &disk.names {
+                if let Some(source) = &mut target.source {
+                    source.namespace = Some(namespace.clone());
+                }
+                target.namespace = Some(namespace.clone());
+                target.pod = Some(name.clone());
             }
-            target.namespace = Some(namespace.clone());
-            target.pod = Some(name.clone());
+            if disk.service_account.is_some() {
+                target.service_account.clone_from(&disk.service_account);
+            }
+            if let Some(facts) = api::believed(&self.api, &uid, disk.told()) {
+                let at = path.and_then(|path| pods::volume_path(path, &self.layout.kubelet_root));
+                api::target(&facts, target, at.as_ref());
+            }
         }
-        let account = self.accounts.of(&uid, &self.layout.kubelet_root);
-        if account.is_some() {
-            target.service_account.clone_from(&account);
-        }
-        let disk = api::OnDisk { names: names.as_ref(), service_account: account.as_deref() };
-        if let Some(facts) = api::believed(&self.api, &uid, disk) {
-            let at = path.and_then(|path| pods::volume_path(path, &self.layout.kubelet_root));
-            api::target(&facts, target, at.as_ref());
+        if target.mesh.is_none()
+            && let Some(container) = &target.container
+        {
+            let mesh = self.profiles.mesh_of_container(container, target.image.as_deref());
+            target.mesh = mesh.map(str::to_owned);
         }
     }
 
     /// What the disk tells of the pod that has this uid.
     pub fn pod(&mut self, uid: String) -> Pod {
-        let (namespace, name) = self.pods.name_of(&uid).unzip();
-        let service_account = self.accounts.of(&uid, &self.layout.kubelet_root);
-        Pod { uid, namespace, name, service_account, owner: None }
+        let OnNode { names, service_account, unclear } = self.on_disk(&uid);
+        let (namespace, name) = names.unzip();
+        Pod { uid, namespace, name, service_account, owner: None, unclear }
+    }
+
+    /// The pods of the node: those that the kubelet has a directory of, as the disk tells of them, and as the API does where the disk
+    /// does not contradict it; and those that the API alone tells of. Counts what is contradictory.
+    pub fn pods(&mut self, on_disk: &BTreeSet<String>) -> Vec<KubernetesPod> {
+        let mut all: std::collections::BTreeMap<String, KubernetesPod> =
+            self.api.pods().into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+        for uid in on_disk {
+            let disk = self.on_disk(uid);
+            let believed = !disk.unclear && api::believed(&self.api, uid, disk.told()).is_some();
+            let known = all.entry(uid.clone()).or_default();
+            if !believed || known.contradictory {
+                let (api, gone_from_api) = (known.api, known.gone_from_api);
+                let contradictory = api || disk.unclear;
+                *known = KubernetesPod { api, gone_from_api, contradictory, ..KubernetesPod::default() };
+            }
+            known.uid.clone_from(uid);
+            known.disk = true;
+            let (namespace, name) = disk.names.unzip();
+            known.namespace = namespace.or(known.namespace.take());
+            known.name = name.or(known.name.take());
+            known.service_account = disk.service_account.or(known.service_account.take());
+        }
+        all.into_values().collect()
+    }
+
+    fn on_disk(&mut self, uid: &str) -> OnNode {
+        let logged = self.pods.name_of(uid);
+        match (logged, self.tokens.of(uid, &self.layout.kubelet_root)) {
+            (Some(logged), Some(token)) if logged != token.names => {
+                OnNode { unclear: true, ..OnNode::default() }
+            }
+            (logged, token) => {
+                let (named, service_account) =
+                    token.map(|token| (token.names, token.service_account)).unzip();
+                OnNode { names: logged.or(named), service_account, unclear: false }
+            }
+        }
     }
 
     fn complete_actor(&self, actor: &mut Actor) {
-        let Some(pod) = &mut actor.pod else { return };
+        let Some(pod) = actor.pod.as_mut().filter(|pod| !pod.unclear) else { return };
         let names = pod.namespace.clone().zip(pod.name.clone());
         let disk = api::OnDisk { names: names.as_ref(), service_account: pod.service_account.as_deref() };
         if let Some(facts) = api::believed(&self.api, &pod.uid, disk) {
@@ -158,6 +214,21 @@ impl Attribution {
     #[must_use]
     pub const fn view(&self) -> &CgroupView {
         &self.view
+    }
+}
+
+/// What the node tells of a pod.
+#[derive(Debug, Default)]
+struct OnNode {
+    names: Option<(String, String)>,
+    service_account: Option<String>,
+    /// Log directory and token name two different pods: one of them is forged, and neither is used.
+    unclear: bool,
+}
+
+impl OnNode {
+    fn told(&self) -> api::OnDisk<'_> {
+        api::OnDisk { names: self.names.as_ref(), service_account: self.service_account.as_deref() }
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::baseline::Root;
-use crate::inventory::pods::service_account;
+use crate::baseline::{Root, Seal, SealedObject};
+use crate::inventory::pods::{Claimed, claimed};
 use crate::model::{HostPath, Source, Target};
 
 /// Most pods that are kept.
@@ -16,7 +16,7 @@ const PODS_MAX: usize = 1 << 14;
 /// Not listed more often than this.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 /// A pod that has no token is looked at again after this.
-const ACCOUNT_EVERY: Duration = Duration::from_secs(10);
+const TOKEN_EVERY: Duration = Duration::from_secs(10);
 
 /// Names of the pods of this node.
 #[derive(Debug)]
@@ -57,31 +57,31 @@ impl PodNames {
     }
 }
 
-/// Service accounts of the pods of this node, as the claims of their tokens tell them.
+/// Which pods of this node are whose, as the claims of their tokens tell it.
 #[derive(Debug)]
-pub(super) struct Accounts {
+pub(super) struct Tokens {
     root: Option<Root>,
-    known: HashMap<String, (Option<String>, Instant)>,
+    known: HashMap<String, (Option<Claimed>, Instant)>,
 }
 
-impl Accounts {
+impl Tokens {
     pub(super) fn new(root: Option<Root>) -> Self {
         Self { root, known: HashMap::new() }
     }
 
     /// That of a pod. A pod without one on disk is looked at again after some time: its token may have come.
-    pub(super) fn of(&mut self, uid: &str, kubelet_root: &HostPath) -> Option<String> {
-        if let Some((account, at)) = self.known.get(uid)
-            && (account.is_some() || at.elapsed() < ACCOUNT_EVERY)
+    pub(super) fn of(&mut self, uid: &str, kubelet_root: &HostPath) -> Option<Claimed> {
+        if let Some((claimed, at)) = self.known.get(uid)
+            && (claimed.is_some() || at.elapsed() < TOKEN_EVERY)
         {
-            return account.clone();
+            return claimed.clone();
         }
         if self.known.len() >= PODS_MAX {
             self.known.clear();
         }
-        let account = self.root.as_ref().and_then(|root| service_account(root, kubelet_root, uid));
-        self.known.insert(uid.to_owned(), (account.clone(), Instant::now()));
-        account
+        let claimed = self.root.as_ref().and_then(|root| claimed(root, kubelet_root, uid));
+        self.known.insert(uid.to_owned(), (claimed.clone(), Instant::now()));
+        claimed
     }
 }
 
@@ -132,11 +132,13 @@ pub fn volume_path(path: &HostPath, kubelet_root: &HostPath) -> Option<VolumePat
 #[must_use]
 pub fn target_of(path: &HostPath, kubelet_root: &HostPath) -> Option<Target> {
     if let Some(at) = volume_path(path, kubelet_root) {
+        // The volume's name is the pod's: what the API object behind it is called, the node does not tell.
         let kind = source_kind(&at.plugin).map(str::to_owned);
-        let source = kind.map(|kind| Source { kind, name: Some(at.volume.clone()), ..Source::default() });
+        let source = kind.map(|kind| Source { kind, ..Source::default() });
         return Some(Target {
             pod_uid: Some(at.pod_uid),
             container: at.container,
+            volume: Some(at.volume),
             source,
             ..Target::default()
         });
@@ -145,6 +147,37 @@ pub fn target_of(path: &HostPath, kubelet_root: &HostPath) -> Option<Target> {
     let uid =
         std::str::from_utf8(below.split(|byte| *byte == b'/').next()?).ok().filter(|uid| !uid.is_empty())?;
     Some(Target { pod_uid: Some(uid.to_owned()), ..Target::default() })
+}
+
+/// Puts in what the signed baseline says a file of a volume comes from (`ConfigMap/name:key`), where nobody else tells the name.
+pub fn sealed_source(target: &mut Target, path: &HostPath, volume: &SealedObject) {
+    let (Seal::Volume { entries }, Some(rest)) = (&volume.seal, path.below(&volume.path)) else { return };
+    let known = target.source.as_ref();
+    if known.is_some_and(|source| source.name.is_some()) {
+        return;
+    }
+    let entry = entries.iter().find(|entry| *entry.path == *published(rest));
+    let Some((kind, object)) = entry.and_then(|entry| entry.source.as_deref()?.split_once('/')) else {
+        return;
+    };
+    let fits = known.is_none_or(|source| source.kind == kind || source.kind == "Projected");
+    if fits && matches!(kind, "ConfigMap" | "Secret") {
+        let name = object.split_once(':').map_or(object, |(name, _)| name);
+        target.source = Some(Source {
+            kind: kind.to_owned(),
+            namespace: target.namespace.clone(),
+            name: Some(name.to_owned()),
+            ..Source::default()
+        });
+    }
+}
+
+/// A file's path in its volume as the pod's spec writes it: without the directory of its publication.
+pub(super) fn published(rest: &[u8]) -> &[u8] {
+    if rest.starts_with(b"..") {
+        return rest.iter().position(|byte| *byte == b'/').map_or(&[][..], |at| &rest[at + 1..]);
+    }
+    rest
 }
 
 /// The kind of source behind a volume plugin's directory name.
@@ -173,9 +206,10 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{PodNames, parse_log_dir};
+    use super::{PodNames, parse_log_dir, sealed_source};
     use crate::attribution::Attribution;
-    use crate::model::{HostPath, Source, Target};
+    use crate::baseline::{Anchor, Attributes, Publish, Rule, Seal, SealedObject, VolumeEntry};
+    use crate::model::{Class, HostPath, Source, Target};
 
     fn target(path: &[u8]) -> Option<Target> {
         let root = tempfile::tempdir().unwrap();
@@ -193,20 +227,62 @@ mod tests {
         let expected = Target {
             pod_uid: Some("u1".into()),
             mesh: Some("istio".into()),
-            source: Some(Source {
-                kind: "ConfigMap".into(),
-                name: Some("istiod-ca-cert".into()),
-                ..Source::default()
-            }),
+            volume: Some("istiod-ca-cert".into()),
+            source: Some(Source { kind: "ConfigMap".into(), ..Source::default() }),
             ..Target::default()
         };
         assert_eq!(target(path), Some(expected));
     }
 
     #[test]
+    fn a_signed_baseline_names_the_source_that_the_node_does_not_tell() {
+        let volume = HostPath::from("/var/lib/kubelet/pods/u1/volumes/kubernetes.io~projected/certs");
+        let entry = |path: &str, source: &str| VolumeEntry {
+            path: path.as_bytes().into(),
+            class: Class::Sealed,
+            file: None,
+            source: Some(source.into()),
+            attributes: Attributes::default(),
+        };
+        let entries = [
+            entry("ca", "ConfigMap/roots:ca.crt"),
+            entry("key", "Secret/tls:tls.key"),
+            entry("ns", "DownwardAPI/x"),
+        ];
+        let rule = Rule {
+            anchor: Anchor::Host,
+            mounts: Vec::new(),
+            class: Class::Sealed,
+            publish: Publish::default(),
+            attributes: Attributes::default(),
+            writers: Vec::new(),
+        };
+        let seal = Seal::Volume { entries: entries.into() };
+        let object = SealedObject { path: volume.clone(), rule: rule.into(), seal };
+        let named = |file: &str, source: Option<Source>| {
+            let mut target = Target { namespace: Some("shop".into()), source, ..Target::default() };
+            sealed_source(&mut target, &volume.join(file.as_bytes()), &object);
+            target.source.map(|source| (source.kind, source.name, source.namespace))
+        };
+        let of = |kind: &str| Some(Source { kind: kind.into(), ..Source::default() });
+        let told =
+            |kind: &str, name: &str| Some((kind.to_owned(), Some(name.to_owned()), Some("shop".to_owned())));
+        assert_eq!(named("..2026/ca", of("Projected")), told("ConfigMap", "roots"));
+        assert_eq!(named("key", None), told("Secret", "tls"));
+        // Where it is of no object, of another kind, or not sealed, nothing is said.
+        for (file, kind) in [("ns", "Projected"), ("ca", "Secret"), ("other", "Projected")] {
+            assert_eq!(named(file, of(kind)), Some((kind.to_owned(), None, None)));
+        }
+        // What the API tells stands.
+        let api = Source { name: Some("a".into()), ..of("ConfigMap").unwrap() };
+        assert_eq!(named("ca", Some(api)), Some(("ConfigMap".into(), Some("a".into()), None)));
+    }
+
+    #[test]
     fn subpaths_name_their_container_and_other_files_their_pod() {
         let found = target(b"/var/lib/kubelet/pods/u1/volume-subpaths/tls/control-plane/0").unwrap();
         assert_eq!((found.container.as_deref(), found.source), (Some("control-plane"), None));
+        assert_eq!(found.volume.as_deref(), Some("tls"));
         let hosts = target(b"/var/lib/kubelet/pods/u1/etc-hosts").unwrap();
         assert_eq!(hosts, Target { pod_uid: Some("u1".into()), ..Target::default() });
     }

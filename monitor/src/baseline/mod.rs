@@ -59,24 +59,79 @@ pub use statement::{Baseline, Diff, Statement};
 pub use store::{Accepted, AcceptedBaseline, Policy, Rejected, Store};
 pub(crate) use xattr::counts as counts_xattr;
 
+/// Why [`open_regular`] has no file to give.
+#[derive(Debug)]
+pub(crate) enum NoFile {
+    /// What stands there instead.
+    NotRegular(&'static str),
+    /// It cannot be opened.
+    Io(std::io::Error),
+}
+
+impl std::fmt::Display for NoFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotRegular(is) => write!(f, "a {is}, expected a regular file"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<NoFile> for std::io::Error {
+    fn from(none: NoFile) -> Self {
+        match none {
+            NoFile::Io(error) => error,
+            odd @ NoFile::NotRegular(_) => Self::other(odd.to_string()),
+        }
+    }
+}
+
+/// Opens a regular file; never blocks on a FIFO or device that stands in its place. `follow`: a link may lead to it.
+///
+/// # Errors
+/// Something else stands there, or it cannot be opened that way.
+pub(crate) fn open_regular(
+    path: &std::path::Path,
+    options: &std::fs::OpenOptions,
+    follow: bool,
+) -> Result<std::fs::File, NoFile> {
+    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+
+    let not_regular = |meta: &std::fs::Metadata| {
+        let kind = meta.file_type();
+        NoFile::NotRegular(match kind {
+            kind if kind.is_dir() => "directory",
+            kind if kind.is_fifo() => "FIFO",
+            kind if kind.is_socket() => "socket",
+            kind if kind.is_symlink() => "link",
+            _ => "device",
+        })
+    };
+    let link = if follow { 0 } else { libc::O_NOFOLLOW };
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | link;
+    let file = options.clone().custom_flags(flags).open(path).map_err(|error| {
+        // A socket, a FIFO that nobody reads, a directory and a link are each refused with a number of their own.
+        let meta = if follow { path.metadata() } else { path.symlink_metadata() };
+        meta.ok().filter(|meta| !meta.is_file()).map_or(NoFile::Io(error), |meta| not_regular(&meta))
+    })?;
+    let meta = file.metadata().map_err(NoFile::Io)?;
+    if meta.is_file() { Ok(file) } else { Err(not_regular(&meta)) }
+}
+
 /// Reads a whole regular file that people or pipelines hand in, bounded; never blocks on a FIFO or device.
 ///
 /// # Errors
 /// It cannot be opened or read, is no regular file, or is longer than `max` bytes.
 pub fn read_bounded(path: &std::path::Path, max: u64) -> Result<Vec<u8>, Error> {
     use std::io::Read as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
 
     let fail = |expected: String| Error::new("cannot read", path.display(), expected);
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(|e| fail(format!("a readable file ({e})")))?;
+    let file =
+        open_regular(path, std::fs::OpenOptions::new().read(true), true).map_err(|none| match none {
+            NoFile::NotRegular(_) => fail("a regular file".into()),
+            NoFile::Io(e) => fail(format!("a readable file ({e})")),
+        })?;
     let meta = file.metadata().map_err(|e| fail(format!("a readable file ({e})")))?;
-    if !meta.is_file() {
-        return Err(fail("a regular file".into()));
-    }
     if meta.len() > max {
         return Err(fail(format!("at most {max} bytes, not {}", meta.len())));
     }

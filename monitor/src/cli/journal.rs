@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::output::{self, one_line};
 use super::{Failure, Format};
+use crate::baseline::{NoFile, open_regular};
 use crate::journal::{Against, JournalError, Report, verify};
 
 /// Arguments of `journal`.
@@ -62,16 +63,15 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     use std::io::Read as _;
     let fail = |e: std::io::Error| Failure::new("journal", path.display(), e);
-    let kind = std::fs::metadata(path).map_err(fail)?.file_type();
-    if !kind.is_file() {
-        return Err(Failure::new(
-            "journal",
-            path.display(),
-            "not a regular file, expected a checkpoint or a key",
-        ));
-    }
+    let file =
+        open_regular(path, std::fs::OpenOptions::new().read(true), true).map_err(|none| match none {
+            NoFile::Io(e) => fail(e),
+            NoFile::NotRegular(_) => {
+                Failure::new("journal", path.display(), "not a regular file, expected a checkpoint or a key")
+            }
+        })?;
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(fail)?.take(1 << 20).read_to_end(&mut bytes).map_err(fail)?;
+    file.take(1 << 20).read_to_end(&mut bytes).map_err(fail)?;
     Ok(bytes)
 }
 

@@ -32,7 +32,11 @@ fn render(mut pods: Vec<KubernetesPod>) -> String {
     let rows: Vec<Vec<String>> = pods
         .into_iter()
         .map(|pod| {
+            // Where the disk itself names two, neither is said.
             let by = match (pod.contradictory, pod.disk, pod.api, pod.gone_from_api) {
+                (true, true, ..) if pod.namespace.is_none() && pod.name.is_none() => {
+                    "disk, which contradicts itself"
+                }
                 (true, ..) => "disk, contradicted by the API",
                 (_, true, true, true) => "disk, gone from the API",
                 (_, true, true, false) => "disk, API",

@@ -217,7 +217,9 @@ fn known_to_profiles(args: &Args, options: &Options) -> Result<Vec<HostPath>, Fa
         let before = paths.len();
         paths.extend(found.files.iter().filter(|file| file.profile == *name).map(|file| file.path.clone()));
         if paths.len() == before {
-            return Err(fail(format!("something of {name}: nothing that its profile knows is there")));
+            return Err(fail(format!(
+                "something of {name}: nothing that its profile knows and that can be sealed is there"
+            )));
         }
     }
     Ok(paths)

@@ -13,11 +13,12 @@ use crate::baseline::trust::Trust;
 use crate::baseline::uninstall::Uninstall;
 use crate::baseline::{Policy, Signed, Store, TrustedKey, read_bounded, write_atomic};
 use crate::config::{self, Config};
+use crate::journal::{self, JournalError};
 use crate::model::Time;
 use crate::sensor::hooks::Pinned;
 
 /// What an agent keeps in its state directory. All else is not ours to remove.
-const STATE: [&str; 10] = [
+const STATE: [&str; 11] = [
     "journal",
     "baselines",
     "export",
@@ -25,6 +26,7 @@ const STATE: [&str; 10] = [
     "kept.json.next",
     "kept-slots.jsonl",
     "cluster.json",
+    "cluster.new",
     "first-use.json",
     "settings.json",
     ".meshseal-sentinel",
@@ -78,10 +80,21 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
             "answers here, expected it to be stopped first",
         ));
     }
+    // An agent that runs holds the lock of its journal, and on a rung with programs that of its generation.
+    let journal = config.state_dir.join("journal");
+    let _lock = journal::hold(&journal).map_err(|e| match e {
+        JournalError::Locked(dir) => {
+            let expected = "an agent that runs has it, expected it to be stopped first";
+            Failure::new("journal", dir.display(), expected)
+        }
+        e => Failure::new("journal", journal.display(), e),
+    })?;
     let pinned = Pinned::all()
-        .map_err(|place| Failure::new("pins", place, "an agent that runs has them, expected none"))?;
-    let pins = pinned.remove().map_err(|e| Failure::new("pins", "BPF file system", e))?;
+        .map_err(|(place, why)| Failure::new("pins", place.display(), format!("{why}, expected none")))?;
+    let unpinned = pinned.remove();
+    let pins = unpinned.generations;
     let (removed, left) = clear(&config.state_dir)?;
+    let failure = pins_left(&unpinned.left);
     match format {
         Format::Text => {
             let mut lines =
@@ -89,17 +102,36 @@ pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
             lines.push(format!("unpinned {pins} generation(s) of programs"));
             lines.extend(removed.iter().map(|path| format!("removed {}", path.display())));
             lines.extend(left.iter().map(|path| format!("left {}: not the agent's", path.display())));
+            lines.extend(
+                unpinned
+                    .left
+                    .iter()
+                    .map(|(path, why)| format!("left {}: not unpinned: {why}", path.display())),
+            );
             output::text(&lines.iter().map(|line| output::one_line(line) + "\n").collect::<String>())?;
         }
-        Format::Json => output::line(
-            &serde_json::json!({
+        Format::Json => {
+            let mut left = left;
+            left.extend(unpinned.left.iter().map(|(path, _)| path.clone()));
+            let mut made = serde_json::json!({
                 "signers": verified.signers, "reason": statement.reason, "unpinned": pins,
                 "removed": shown(&removed), "left": shown(&left),
-            })
-            .to_string(),
-        )?,
+            });
+            if let (Some(failure), Some(made)) = (&failure, made.as_object_mut()) {
+                made.insert("error".to_owned(), serde_json::json!(failure));
+            }
+            output::line(&made.to_string())?;
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    // In JSON what was done and what is wrong is one object, which is printed already.
+    Ok(failure.map_or(ExitCode::SUCCESS, |failure| failure.report(Format::Text)))
+}
+
+/// What is said of pins that are left: they are not the agent's, and whoever uninstalls it is to look at them.
+fn pins_left(left: &[(PathBuf, String)]) -> Option<Failure> {
+    let (path, why) = left.first()?;
+    let more = if left.len() > 1 { format!(", and {} more", left.len() - 1) } else { String::new() };
+    Some(Failure::new("pins", path.display(), format!("left, not unpinned ({why}){more}, expected none")))
 }
 
 /// What was signed, if it was signed by whom this node trusts, and for this node and now.
@@ -199,7 +231,7 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use super::{Config, Time, Uninstall, clear, permitted};
+    use super::{Config, Time, Uninstall, clear, permitted, pins_left};
     use crate::baseline::{Signed, SigningKey};
     use crate::config;
 
@@ -272,6 +304,44 @@ mod tests {
         fs::write(&file, signed.to_envelope().unwrap()).unwrap();
         assert!(node.outcome(&file).unwrap_err().contains("predicateType"));
         assert!(!node.config.state_dir.exists());
+    }
+
+    #[test]
+    fn pins_that_are_left_are_an_error_of_one_line() {
+        assert_eq!(pins_left(&[]), None);
+        let left = |names: &[&str]| -> Vec<_> {
+            names
+                .iter()
+                .map(|name| (PathBuf::from(name), "not a generation of an agent's".to_owned()))
+                .collect()
+        };
+        let told =
+            |names: &[&str]| pins_left(&left(names)).map(|failure| (failure.to_string(), failure.status));
+        let one = "meshseal: pins: /p/mi\\x0ane: left, not unpinned (not a generation of an agent's)";
+        assert_eq!(told(&["/p/mi\nne"]), Some((format!("{one}, expected none"), 2)));
+        assert_eq!(told(&["/p/mi\nne", "/p/b"]), Some((format!("{one}, and 1 more, expected none"), 2)));
+    }
+
+    #[test]
+    fn the_lock_of_the_journal_tells_that_an_agent_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("journal");
+        assert!(crate::journal::hold(&journal).unwrap().is_none());
+        let (running, _) =
+            crate::journal::Journal::open(&journal, crate::journal::Options::new("n")).unwrap();
+        assert_eq!(
+            crate::journal::hold(&journal).unwrap_err().to_string(),
+            format!("journal is in use: {}: expected no other agent with this stateDir", journal.display())
+        );
+        drop(running);
+        // What is no lock says of no agent that it runs, and is not waited for.
+        fs::remove_file(journal.join("lock")).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let at = (rustix::fs::CWD, journal.join("lock"), rustix::fs::FileType::Fifo);
+        rustix::fs::mknodat(at.0, at.1, at.2, mode, 0).unwrap();
+        assert!(crate::journal::hold(&journal).unwrap().is_none());
+        clear(dir.path()).unwrap();
+        assert!(!dir.path().exists());
     }
 
     #[test]

@@ -198,7 +198,12 @@ fn render_story(story: &ViolationStory) -> String {
     }
     if let Some(target) = &body.target {
         let part = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
-        line(&mut out, "belongs to", &format!("pod {}/{}", part(&target.namespace), part(&target.pod)));
+        let pod = if target.unclear {
+            format!("pod {}, of which the node tells two names", part(&target.pod_uid))
+        } else {
+            format!("pod {}/{}", part(&target.namespace), part(&target.pod))
+        };
+        line(&mut out, "belongs to", &pod);
         let owner = target.owner.as_ref().map(|owner| format!("{}/{}", owner.kind, owner.name));
         let source = target.source.as_ref().map(|source| {
             source.name.as_ref().map_or_else(|| source.kind.clone(), |name| format!("{}/{name}", source.kind))
@@ -209,6 +214,7 @@ fn render_story(story: &ViolationStory) -> String {
             ("  container", target.container.clone()),
             ("  image", target.image.clone()),
             ("  digest", target.image_digest.clone()),
+            ("  volume", target.volume.clone()),
             ("  content", source),
         ] {
             if let Some(text) = text {

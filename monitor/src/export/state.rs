@@ -1,17 +1,21 @@
 //! What an exporter keeps on disk: how far a receiver has acknowledged, and what no receiver would take.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::baseline::open_regular;
 use crate::config::{Endpoint, Protocol};
 
 /// Bytes of dead letters kept in one file; there are two.
 const DEAD_LETTER_BYTES: u64 = 32 << 20;
+
+/// Bytes of a cursor that are read.
+const CURSOR_MAX: u64 = 64 << 10;
 
 /// How far one receiver is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +68,13 @@ impl Store {
     pub(super) fn load(&self, journal: &str, endpoint: &str, last: u64) -> Cursor {
         let fresh =
             Cursor { journal: journal.to_owned(), endpoint: endpoint.to_owned(), ..Cursor::default() };
-        let Ok(bytes) = fs::read(&self.file) else { return fresh };
-        match serde_json::from_slice::<Cursor>(&bytes) {
+        let read = || -> io::Result<Cursor> {
+            let file = open_regular(&self.file, OpenOptions::new().read(true), false)?;
+            let mut bytes = Vec::new();
+            file.take(CURSOR_MAX).read_to_end(&mut bytes)?;
+            Ok(serde_json::from_slice(&bytes)?)
+        };
+        match read() {
             Ok(c) if c.journal == journal => Cursor {
                 violations: c.violations.min(last),
                 rest: c.rest.min(last),
@@ -73,6 +82,7 @@ impl Store {
                 ..c
             },
             Ok(other) => Cursor { dead_letters: other.dead_letters, ..fresh },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => fresh,
             Err(e) => {
                 tracing::warn!(file = %self.file.display(), "export cursor is damaged, everything is sent again: {e}");
                 fresh
@@ -83,7 +93,12 @@ impl Store {
     pub(super) fn save(&self, cursor: &Cursor) -> io::Result<()> {
         let tmp = self.file.with_extension("tmp");
         let bytes = serde_json::to_vec(cursor)?;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+        // A left-over, or what somebody put there.
+        match fs::remove_file(&tmp) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
         file.write_all(&bytes)?;
         file.sync_data()?;
         fs::rename(&tmp, &self.file)?;
@@ -93,7 +108,7 @@ impl Store {
     /// Writes down a record that no receiver would take.
     pub(super) fn dead_letter(&self, endpoint: &str, reason: &str, payload: &[u8]) -> io::Result<()> {
         let path = self.dir.join("dead-letters.jsonl");
-        if fs::metadata(&path).is_ok_and(|m| m.len() > DEAD_LETTER_BYTES) {
+        if path.symlink_metadata().is_ok_and(|m| !m.is_file() || m.len() > DEAD_LETTER_BYTES) {
             fs::rename(&path, self.dir.join("dead-letters.1.jsonl"))?;
         }
         let record: serde_json::Value = serde_json::from_slice(payload)?;
@@ -101,7 +116,8 @@ impl Store {
             &serde_json::json!({"endpoint": endpoint, "reason": reason, "record": record}),
         )?;
         line.push(b'\n');
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let options = &mut OpenOptions::new();
+        let mut file = open_regular(&path, options.append(true).create(true).mode(0o600), false)?;
         file.write_all(&line)?;
         file.sync_data()
     }
@@ -116,7 +132,43 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::redacted;
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::time::Duration;
+
+    use super::{Cursor, Store, redacted};
+    use crate::config::{Compression, Endpoint, Protocol, Tls};
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint {
+            endpoint: "http://h:1".to_owned(),
+            protocol: Protocol::Grpc,
+            headers: BTreeMap::new(),
+            tls: Tls::default(),
+            compression: Compression::None,
+            timeout: Duration::from_secs(1),
+        };
+        let store = Store::new(dir.path(), &endpoint).unwrap();
+        let fifo = |path: &std::path::Path| {
+            mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        };
+        let letters = dir.path().join("dead-letters.jsonl");
+        for path in [&store.file, &store.file.with_extension("tmp"), &letters] {
+            fifo(path);
+        }
+        let fresh = Cursor { journal: "j".to_owned(), endpoint: "h".to_owned(), ..Cursor::default() };
+        assert_eq!(store.load("j", "h", 9), fresh);
+        let far = Cursor { violations: 3, rest: 4, ..fresh };
+        store.save(&far).unwrap();
+        assert_eq!(store.load("j", "h", 9), far);
+        store.dead_letter("h", "why", b"{}").unwrap();
+        let line = "{\"endpoint\":\"h\",\"reason\":\"why\",\"record\":{}}\n";
+        assert_eq!(fs::read_to_string(letters).unwrap(), line);
+    }
 
     #[test]
     fn credentials_are_not_told() {

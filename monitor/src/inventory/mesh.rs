@@ -1,7 +1,7 @@
 //! Which files of this node are mesh files, and whose: what `unsealed` counts and `propose` offers.
 //!
-//! Three places are looked at: the volumes of pods, the CNI directories, and the executables of running processes. What
-//! of it is a mesh's, the profiles say. Nothing is hashed or opened here.
+//! Four places are looked at: the CNI directories, the paths of the host that profiles name, the volumes of pods, and the
+//! executables of running processes. What of it is a mesh's, the profiles say. Nothing is hashed or opened here.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,11 +12,14 @@ use super::procs::{Proc, base_name, read};
 use crate::attribution::{below_root, cgroup};
 use crate::model::{Class, HostPath};
 use crate::profile::{Layout, Match, OnDisk, Profiles};
+use crate::text::wildcard;
 
 /// Most files that are listed.
 const FILES_MAX: usize = 20_000;
 /// Most entries of one directory that are looked at.
 const ENTRIES_MAX: usize = 4096;
+/// Most paths of the host that are looked at because profiles name them: `/a/*/*/*` may be anything.
+const HOST_MAX: usize = 1 << 16;
 /// Largest runtime configuration that is read, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
 
@@ -68,7 +71,8 @@ pub fn find(host_root: &Path, layout: &Layout, profiles: &Profiles, proc: &Proc)
     };
     let node = Node { host_root, layout, profiles };
     // What every pod can make more of comes last: it must not push the node's own files out.
-    let complete = node.cni(&mut add) & node.volumes(&mut add) & node.binaries(proc, &mut add);
+    let complete =
+        node.cni(&mut add) & node.host(&mut add) & node.volumes(&mut add) & node.binaries(proc, &mut add);
     Found { files: files.into_values().collect(), truncated: !complete }
 }
 
@@ -118,6 +122,52 @@ impl Node<'_> {
         for dir in self.layout.cni.conf.iter().chain(&self.layout.cni.bin) {
             for name in names(self.host_root, dir, &mut complete) {
                 if self.told(dir.join(&name), None).is_some_and(|file| !add(file)) {
+                    return false;
+                }
+            }
+        }
+        complete
+    }
+
+    /// Paths of the host that profiles name. No symlink on the way is followed: what it leads to has another path, of which no
+    /// rule may say anything, and may be where a pod wants it. Sockets, FIFOs and devices cannot be sealed, and are not listed.
+    fn host(&self, add: &mut impl FnMut(MeshFile) -> bool) -> bool {
+        let (mut complete, mut room) = (true, HOST_MAX);
+        for parts in self.profiles.host_paths() {
+            let mut found = vec![HostPath::from("/")];
+            for (depth, part) in parts.iter().enumerate() {
+                let last = depth + 1 == parts.len();
+                let mut next = Vec::new();
+                for dir in &found {
+                    let all = if part.iter().any(|byte| matches!(byte, b'*' | b'?')) {
+                        let mut all = names(self.host_root, dir, &mut complete);
+                        all.retain(|name| wildcard(part, name));
+                        all
+                    } else {
+                        vec![part.clone()]
+                    };
+                    for name in all {
+                        if room == 0 {
+                            return false;
+                        }
+                        room -= 1;
+                        let path = dir.join(&name);
+                        let kind = std::fs::symlink_metadata(below_root(self.host_root, &path));
+                        let kind = kind.map(|meta| meta.file_type());
+                        if kind
+                            .is_ok_and(|kind| kind.is_dir() || last && (kind.is_file() || kind.is_symlink()))
+                        {
+                            next.push(path);
+                        }
+                    }
+                }
+                found = next;
+            }
+            for path in found {
+                let is_dir = below_root(self.host_root, &path).is_dir();
+                // Of an opaque directory nothing is sealed but its names, and those come and go with who made it.
+                let file = self.told(path, None).filter(|file| !is_dir || file.class != Class::Opaque);
+                if file.is_some_and(|file| !add(file)) {
                     return false;
                 }
             }
@@ -265,6 +315,70 @@ mod tests {
                 assert_eq!((cut.files.len(), cut.truncated), (ENTRIES_MAX + 1, true));
             }
         }
+    }
+
+    #[test]
+    fn paths_of_the_host_that_profiles_name_are_found() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |path: &str| root.path().join(path);
+        for dir in [
+            "run/istio-cni",
+            "run/ztunnel",
+            "run/spire/agent-sockets",
+            "tmp/cert-manager-csi-driver/inmemfs/a",
+            "tmp/cert-manager-csi-driver/inmemfs/b",
+            "opt/hp",
+            "srv/real",
+        ] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        for file in ["run/istio-cni/istio-cni-kubeconfig", "opt/hp/f", "opt/hp/other", "srv/real/f"] {
+            fs::write(at(file), "").unwrap();
+        }
+        fs::write(outside.path().join("f"), "").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("run/ztunnel/ztunnel.sock")).unwrap();
+        for (target, link) in [("real", "srv/way"), ("/etc/shadow", "opt/hp/link")] {
+            std::os::unix::fs::symlink(target, at(link)).unwrap();
+        }
+        std::os::unix::fs::symlink(outside.path(), at("srv/out")).unwrap();
+        let rule = |path: &str, class: &str| {
+            format!("  - {{ path: \"{path}\", about: own, class: {class}, role: other }}\n")
+        };
+        let rules = [
+            ("/opt/hp/f", "sealed"),
+            ("/opt/hp/l*k", "opaque"),
+            ("/opt/hp/absent", "sealed"),
+            ("/srv/way/f", "sealed"),
+            ("/srv/out/f", "sealed"),
+            ("/srv/*/f", "generated"),
+        ]
+        .map(|(path, class)| rule(path, class))
+        .concat();
+        let own = root.path().join("own.yaml");
+        let text = format!(
+            "apiVersion: meshseal/v1\nprofile: one\nmesh: m\nabout: a\nreadFrom: r\nstatus: read\nfiles:\n{rules}"
+        );
+        fs::write(&own, text).unwrap();
+        let profiles = Profiles::with(&[own]).unwrap();
+        let empty = tempfile::tempdir().unwrap();
+        let layout = Layout { cni: CniDirs::find(root.path()), ..Layout::default() };
+        let found = find(root.path(), &layout, &profiles, &Proc::new(empty.path()));
+        assert!(!found.truncated);
+        let told: Vec<_> = found
+            .files
+            .iter()
+            .map(|file| (file.path.to_string(), file.class, file.profile.as_str(), file.pod_uid.is_some()))
+            .collect();
+        let of = |path: &str, class, profile| (path.to_owned(), class, profile, false);
+        let expected = [
+            of("/opt/hp/f", Class::Sealed, "one"),
+            of("/opt/hp/link", Class::Opaque, "one"),
+            of("/run/istio-cni/istio-cni-kubeconfig", Class::Rotated, "istio-cni"),
+            of("/srv/real/f", Class::Generated, "one"),
+            of("/tmp/cert-manager-csi-driver/inmemfs/a", Class::Rotated, "cert-manager-csi"),
+            of("/tmp/cert-manager-csi-driver/inmemfs/b", Class::Rotated, "cert-manager-csi"),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

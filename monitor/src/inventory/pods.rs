@@ -129,15 +129,25 @@ pub fn read(root: &Root, kubelet_root: &HostPath) -> Vec<NodePod> {
         .collect()
 }
 
-/// The service account of one pod, by the claims of its tokens.
+/// What a pod's token claims it to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Namespace and name.
+    pub names: (String, String),
+    /// Service account.
+    pub service_account: String,
+}
+
+/// Which pod this is, by the claims of its tokens.
 #[must_use]
-pub fn service_account(root: &Root, kubelet_root: &HostPath, uid: &str) -> Option<String> {
+pub fn claimed(root: &Root, kubelet_root: &HostPath, uid: &str) -> Option<Claimed> {
     if uid.is_empty() || uid.contains(['/', '.']) {
         return None;
     }
     let dir = kubelet_root.join(b"pods").join(uid.as_bytes());
     let volumes = volumes(root, &dir);
-    claims(root, &dir, uid, &volumes).map(|claims| claims.service_account)
+    let claims = claims(root, &dir, uid, &volumes)?;
+    Some(Claimed { names: (claims.namespace, claims.pod), service_account: claims.service_account })
 }
 
 /// Pod uid → namespace and name, by the kubelet's log directories.
@@ -178,7 +188,8 @@ fn pod(root: &Root, dir: HostPath, uid: &str, logged: Option<&(String, String)>)
     let by_token = claims.map(|claims| (claims.namespace, claims.pod));
     match (logged, by_token) {
         (Some(logged), Some(token)) if *logged != token => {
-            pod.contradictory = true;
+            // One of them is forged, and with it maybe the account.
+            (pod.contradictory, pod.service_account) = (true, None);
         }
         (Some(logged), _) => pod.told(logged.clone(), Evidence::Logs),
         (None, Some(token)) => pod.told(token, Evidence::Token),
@@ -194,20 +205,19 @@ fn pod(root: &Root, dir: HostPath, uid: &str, logged: Option<&(String, String)>)
 impl NodePod {
     /// Takes the API's word for what the node does not tell.
     pub fn told_by_api(&mut self, facts: &PodFacts) {
-        let owner = facts.owner.clone();
-        if self.contradictory {
+        let account = match (&self.service_account, &facts.service_account) {
+            (Some(disk), Some(told)) => disk == told,
+            _ => true,
+        };
+        let namespace = self.namespace.as_ref().is_none_or(|namespace| *namespace == facts.namespace);
+        if self.contradictory || !account || !namespace {
             return;
         }
         if self.told_by.is_none() {
-            let namespace = self.namespace.as_ref().is_none_or(|namespace| *namespace == facts.namespace);
-            let account = self.service_account.is_none() || self.service_account == facts.service_account;
-            if namespace && account {
-                self.told((facts.namespace.clone(), facts.name.clone()), Evidence::Api);
-                self.api_owner = owner;
-            }
-        } else if self.name.as_ref() == Some(&facts.name) && self.namespace.as_ref() == Some(&facts.namespace)
-        {
-            self.api_owner = owner;
+            self.told((facts.namespace.clone(), facts.name.clone()), Evidence::Api);
+            self.api_owner.clone_from(&facts.owner);
+        } else if self.name.as_ref() == Some(&facts.name) && self.namespace.is_some() {
+            self.api_owner.clone_from(&facts.owner);
         }
     }
 

@@ -14,6 +14,8 @@ use crate::model::{Actor, Clock, HostPath, InodeKey};
 const CMDLINE_MAX: u64 = 64 * 1024;
 /// Longest `stat`, `status` or `cgroup` file that is read, in bytes.
 const FILE_MAX: u64 = 64 * 1024;
+/// Most threads of one process that are looked at.
+const THREADS_MAX: usize = 1024;
 /// Most processes looked at in one scan.
 const PIDS_MAX: usize = 1 << 17;
 
@@ -51,6 +53,8 @@ pub struct Stat {
     pub state: u8,
     /// Parent.
     pub ppid: u32,
+    /// `PF_*` of include/linux/sched.h.
+    pub flags: u32,
     /// Start in clock ticks since boot.
     pub start_ticks: u64,
 }
@@ -64,6 +68,15 @@ pub struct Status {
     pub uid: u32,
     /// Pid of the tracer, 0 if none.
     pub tracer: u32,
+}
+
+impl Stat {
+    /// It has ended, or is about to: what it had is given back bit by bit.
+    #[must_use]
+    pub const fn is_ending(&self) -> bool {
+        const PF_EXITING: u32 = 4;
+        matches!(self.state, b'Z' | b'X') || self.flags & PF_EXITING != 0
+    }
 }
 
 impl Proc {
@@ -110,10 +123,23 @@ impl Proc {
     }
 
     /// The path in the cgroup hierarchy, as procfs shows it (relative to the reader's cgroup namespace: see
-    /// [`crate::attribution::CgroupView`]).
+    /// [`crate::attribution::CgroupView`]). `None` of a process that is ending too, where it is not known any more.
     #[must_use]
     pub fn cgroup(&self, pid: u32) -> Option<String> {
-        parse_cgroup(&read(&self.path(pid, "cgroup"), FILE_MAX).ok()?)
+        let text = read(&self.path(pid, "cgroup"), FILE_MAX).ok()?;
+        let ending = self.stat(pid).map_or(true, |stat| stat.is_ending());
+        parse_cgroup(&text, ending)
+    }
+
+    /// A thread of the process that is not ending, itself first. The thread that a process began with may end before others: what is read of
+    /// it then is nothing, and what the others run goes on.
+    fn living_thread(&self, pid: u32, leader: &Stat) -> u32 {
+        if !leader.is_ending() {
+            return pid;
+        }
+        let threads = std::fs::read_dir(self.path(pid, "task")).into_iter().flatten().take(THREADS_MAX);
+        let mut ids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        ids.find(|tid| self.stat(*tid).is_ok_and(|stat| !stat.is_ending())).unwrap_or(pid)
     }
 
     /// Inode number of the mount namespace.
@@ -171,14 +197,15 @@ impl Proc {
     pub fn actor(&self, pid: u32) -> Result<Actor, ProcError> {
         let before = self.stat(pid)?;
         let status = self.status(pid)?;
-        let (exe, exe_inode) = (self.exe(pid), self.exe_inode(pid));
-        let cmdline = redact::cmdline(&self.args(pid));
-        let (cgroup, mount_ns) = (self.cgroup(pid), self.mount_ns(pid));
+        let thread = self.living_thread(pid, &before);
+        let (exe, exe_inode) = (self.exe(thread), self.exe_inode(thread));
+        let cmdline = redact::cmdline(&self.args(thread));
+        let (cgroup, mount_ns) = (self.cgroup(thread), self.mount_ns(thread));
         let after = self.stat(pid)?;
         if before.start_ticks != after.start_ticks {
             return Err(ProcError::Reused(pid));
         }
-        if before.comm != after.comm || exe_inode != self.exe_inode(pid) {
+        if before.comm != after.comm || exe_inode != self.exe_inode(thread) {
             return Err(ProcError::Executed(pid));
         }
         let start_boottime = self.ticks_to_ns(after.start_ticks);
@@ -233,8 +260,9 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
     let ppid = fields.next()?.parse().ok()?;
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { comm, state, ppid, start_ticks })
+    let flags = fields.nth(4)?.parse().ok()?;
+    let start_ticks = fields.nth(12)?.parse().ok()?;
+    Some(Stat { comm, state, ppid, flags, start_ticks })
 }
 
 fn parse_status(text: &[u8]) -> Option<Status> {
@@ -253,16 +281,26 @@ fn parse_status(text: &[u8]) -> Option<Status> {
 }
 
 /// One path out of all controllers' lines: one below kubepods if any is, else the unified one, else systemd's.
-fn parse_cgroup(text: &[u8]) -> Option<String> {
+///
+/// Of a process that is `ending` the kernel says `/` on each hierarchy of version 1 (`proc_cgroup_show`), whatever it was in: then it is not
+/// known.
+fn parse_cgroup(text: &[u8], ending: bool) -> Option<String> {
+    // What the kernel puts behind the name of one that was removed.
+    const GONE: &str = " (deleted)";
     let text = String::from_utf8_lossy(text);
     let lines: Vec<(&str, &str)> = text
         .lines()
         .filter_map(|line| {
             let mut fields = line.splitn(3, ':');
             let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            Some((controllers, path))
+            Some((controllers, path.strip_suffix(GONE).unwrap_or(path)))
         })
         .collect();
+    let mut first_version = lines.iter().filter(|(controllers, _)| !controllers.is_empty()).peekable();
+    let forgotten = ending && first_version.peek().is_some() && first_version.all(|(_, path)| *path == "/");
+    if forgotten && !lines.iter().any(|(_, path)| path.contains("kubepods")) {
+        return None;
+    }
     let pick = |wanted: &dyn Fn(&str, &str) -> bool| {
         lines.iter().find(|(controllers, path)| wanted(controllers, path)).map(|(_, path)| (*path).to_owned())
     };
@@ -284,7 +322,7 @@ pub fn base_name(path: &[u8]) -> &[u8] {
 pub(crate) fn fuzz(bytes: &[u8]) {
     crate::fuzz::used(parse_stat(bytes));
     crate::fuzz::used(parse_status(bytes));
-    crate::fuzz::used(parse_cgroup(bytes));
+    crate::fuzz::used((parse_cgroup(bytes, false), parse_cgroup(bytes, true)));
     crate::fuzz::used(base_name(bytes));
     super::handles::fuzz(bytes);
     let text = String::from_utf8_lossy(bytes);
@@ -299,8 +337,13 @@ mod tests {
     #[test]
     fn stat_survives_a_hostile_comm() {
         let line = b"42 (a) R 1 (b\n\xff) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        let expected =
-            Stat { comm: "a) R 1 (b\n\u{fffd}".into(), state: b'S', ppid: 7, start_ticks: 987_654 };
+        let expected = Stat {
+            comm: "a) R 1 (b\n\u{fffd}".into(),
+            state: b'S',
+            ppid: 7,
+            flags: 4_194_560,
+            start_ticks: 987_654,
+        };
         assert_eq!(parse_stat(line), Some(expected));
     }
 
@@ -320,12 +363,23 @@ mod tests {
 
     #[test]
     fn cgroup_of_pod_wins_over_other_hierarchies() {
+        let path = |text: &[u8]| parse_cgroup(text, false);
         let text = b"12:memory:/kubepods/burstable/pod1\n1:name=systemd:/system.slice/x.service\n0::/\n";
-        assert_eq!(parse_cgroup(text).as_deref(), Some("/kubepods/burstable/pod1"));
-        assert_eq!(parse_cgroup(b"1:name=systemd:/a\n0::/b:c\n").as_deref(), Some("/b:c"));
-        assert_eq!(parse_cgroup(b"1:name=systemd:/a\n0::/\n").as_deref(), Some("/a"));
-        assert_eq!(parse_cgroup(b"0::/\n").as_deref(), Some("/"));
-        assert_eq!(parse_cgroup(b"nonsense\n"), None);
+        assert_eq!(path(text).as_deref(), Some("/kubepods/burstable/pod1"));
+        assert_eq!(path(b"1:name=systemd:/a\n0::/b:c\n").as_deref(), Some("/b:c"));
+        assert_eq!(path(b"1:name=systemd:/a\n0::/\n").as_deref(), Some("/a"));
+        assert_eq!(path(b"0::/\n").as_deref(), Some("/"));
+        assert_eq!(path(b"0::/kubepods/pod1/c (deleted)\n").as_deref(), Some("/kubepods/pod1/c"));
+        assert_eq!(path(b"nonsense\n"), None);
+    }
+
+    #[test]
+    fn cgroup_of_what_is_ending_is_not_the_root() {
+        let path = |text: &[u8]| parse_cgroup(text, true);
+        assert_eq!(path(b"12:memory:/\n1:name=systemd:/\n0::/system.slice/containerd.service\n"), None);
+        assert_eq!(path(b"12:memory:/kubepods/pod1\n0::/\n").as_deref(), Some("/kubepods/pod1"));
+        assert_eq!(path(b"12:memory:/\n0::/kubepods/pod1\n").as_deref(), Some("/kubepods/pod1"));
+        assert_eq!(path(b"0::/\n").as_deref(), Some("/"));
     }
 
     #[test]

@@ -424,21 +424,25 @@ mod tests {
         Known { workload: Arc::new(workload), objects: Vec::new() }
     }
 
-    /// What a pod is of, and by what; `None`: of none. `disk` is what the node tells, `api` the name and owner the API tells.
-    fn of(disk: Option<&str>, api: Option<(&str, &str, &str)>) -> Result<Option<(String, Evidence)>, bool> {
-        let workloads = [workload(WorkloadKind::DaemonSet, "log"), workload(WorkloadKind::ReplicaSet, "log")];
-        let mut pod = NodePod {
+    fn node_pod(name: Option<&str>) -> NodePod {
+        NodePod {
             uid: UID.to_owned(),
             dir: HostPath::from("/p"),
-            namespace: disk.map(|_| "shop".to_owned()),
-            name: disk.map(str::to_owned),
+            namespace: name.map(|_| "shop".to_owned()),
+            name: name.map(str::to_owned),
             service_account: None,
             volumes: std::collections::BTreeSet::new(),
             started: true,
             contradictory: false,
-            told_by: disk.map(|_| Evidence::Logs),
+            told_by: name.map(|_| Evidence::Logs),
             api_owner: None,
-        };
+        }
+    }
+
+    /// What a pod is of, and by what; `None`: of none. `disk` is what the node tells, `api` the name and owner the API tells.
+    fn of(disk: Option<&str>, api: Option<(&str, &str, &str)>) -> Result<Option<(String, Evidence)>, bool> {
+        let workloads = [workload(WorkloadKind::DaemonSet, "log"), workload(WorkloadKind::ReplicaSet, "log")];
+        let mut pod = node_pod(disk);
         if let Some((name, kind, controller)) = api {
             let known = telling(&[serde_json::json!({
                 "metadata": {"namespace": "shop", "name": name, "uid": UID,
@@ -451,6 +455,21 @@ mod tests {
             Owner::None => Ok(None),
             Owner::Unclear(_, may_be_sealed) => Err(may_be_sealed),
             Owner::Of(known, by) => Ok(Some((known.workload.to_string(), by))),
+        }
+    }
+
+    #[test]
+    fn an_api_that_tells_another_account_is_not_believed_in_anything() {
+        let known = telling(&[serde_json::json!({
+            "metadata": {"namespace": "shop", "name": "log-bcdfg", "uid": UID,
+                "ownerReferences": [{"kind": "DaemonSet", "name": "log", "uid": "c", "controller": true}]},
+            "spec": {"serviceAccountName": "default"},
+        })]);
+        for (account, believed) in [(None, true), (Some("default"), true), (Some("another"), false)] {
+            let mut pod = node_pod(Some("log-bcdfg"));
+            pod.service_account = account.map(str::to_owned);
+            pod.told_by_api(&known.pod(UID).unwrap());
+            assert_eq!(pod.api_owner.is_some(), believed, "{account:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::JournalError;
 use super::frame::{SEGMENT_HEAD, SegmentHead, SegmentKind};
+use crate::baseline::{NoFile, open_regular};
 
 pub(super) const META: &str = "meta.json";
 pub(super) const LOCK: &str = "lock";
@@ -103,17 +104,33 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), JournalError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(JournalError::io(dir))
 }
 
+/// Opens a file of the journal. Whatever else stands under its name is tampering, and is not waited for.
+fn open(path: &Path, options: &OpenOptions) -> Result<File, JournalError> {
+    open_regular(path, options, false).map_err(|none| match none {
+        NoFile::Io(source) => JournalError::io(path)(source),
+        odd @ NoFile::NotRegular(_) => JournalError::Tampered(format!(
+            "{}: {odd}",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        )),
+    })
+}
+
+/// Opens for reading.
+pub(super) fn open_r(path: &Path) -> Result<File, JournalError> {
+    open(path, OpenOptions::new().read(true))
+}
+
+/// The same; `None` where there is none.
+pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, JournalError> {
+    match open_r(path) {
+        Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// Opens for reading and writing, 0600, made where it is missing.
 pub(super) fn open_rw(path: &Path) -> Result<File, JournalError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(JournalError::io(path))
+    open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600))
 }
 
 /// Makes names in the directory durable.
@@ -140,11 +157,7 @@ pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Journa
 
 /// Reads a whole file of at most `limit` bytes; `None` where there is none.
 pub(super) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, JournalError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(JournalError::io(path)(e)),
-    };
+    let Some(file) = open_if_there(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(JournalError::io(path))?;
     if bytes.len() as u64 > limit {
@@ -177,12 +190,33 @@ pub(super) fn read_head(segment: &Segment, file: &File, journal: u128) -> Result
 
 /// Takes the single writer's lock.
 pub(super) fn lock(dir: &Path) -> Result<File, JournalError> {
-    let path = dir.join(LOCK);
-    let file = open_rw(&path)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+    let file = open_rw(&dir.join(LOCK))?;
+    take(dir, &file)?;
+    expect_empty(&file)?;
+    Ok(file)
+}
+
+/// The lock is empty.
+pub(super) fn expect_empty(lock: &File) -> Result<(), JournalError> {
+    match lock.metadata().map_err(JournalError::io(LOCK))?.len() {
+        0 => Ok(()),
+        _ => Err(JournalError::Tampered(format!("{LOCK}: expected an empty file"))),
+    }
+}
+
+/// Takes the writer's lock of a journal that nobody is to write any more, if it has one that can be taken.
+pub(super) fn hold(dir: &Path) -> Result<Option<File>, JournalError> {
+    // What stands there instead of a lock is nobody's lock.
+    let Ok(Some(file)) = open_if_there(&dir.join(LOCK)) else { return Ok(None) };
+    take(dir, &file)?;
+    Ok(Some(file))
+}
+
+fn take(dir: &Path, lock: &File) -> Result<(), JournalError> {
+    match rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked(dir.to_path_buf())),
-        Err(e) => Err(JournalError::io(path)(e.into())),
+        Err(e) => Err(JournalError::io(dir.join(LOCK))(e.into())),
     }
 }
 

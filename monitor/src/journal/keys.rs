@@ -271,6 +271,9 @@ fn rotation_numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
     let entries = match fs::read_dir(&path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(broken(KEYS, "expected a directory"));
+        }
         Err(e) => return Err(JournalError::io(path)(e)),
     };
     let mut numbers = Vec::new();

@@ -281,6 +281,14 @@ impl JournalHandle {
     }
 }
 
+/// Takes the writer's lock of the journal in `dir`, if there is one, so that no agent can write it while it is held.
+///
+/// # Errors
+/// An agent that runs has it.
+pub fn hold(dir: &Path) -> Result<Option<std::fs::File>, JournalError> {
+    files::hold(dir)
+}
+
 /// What the fuzzers give to the readers of segments and frames.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz(bytes: &[u8]) {

@@ -1,7 +1,5 @@
 //! Reads a journal, while it is written or at rest, with bounded memory.
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use tlog_tiles::checkpoint::Checkpoint;
@@ -260,7 +258,7 @@ impl Reader {
 
     fn tree(&self) -> Result<Tree, JournalError> {
         let path = self.dir.join(TREE);
-        let file = File::open(&path).map_err(JournalError::io(&path))?;
+        let file = files::open_r(&path)?;
         let len = file.metadata().map_err(JournalError::io(&path))?.len();
         Ok(Tree::new(file, tree::leaves_in(len)))
     }
@@ -289,11 +287,7 @@ impl Reader {
 
     /// Opens a segment; `None` if it was evicted meanwhile.
     fn scan(&self, segment: &Segment) -> Result<Option<Scan>, JournalError> {
-        let file = match File::open(&segment.path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(JournalError::io(&segment.path)(e)),
-        };
+        let Some(file) = files::open_if_there(&segment.path)? else { return Ok(None) };
         files::read_head(segment, &file, self.journal)?;
         Ok(Some(Scan::new(file)))
     }

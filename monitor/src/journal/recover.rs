@@ -106,8 +106,7 @@ impl Log {
 /// Opens the journal, and sets a tampered one aside if the options say so.
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Log, Recovered), JournalError> {
     files::make_dir(dir)?;
-    let lock = files::lock(dir)?;
-    let found = match try_open(dir, options, lock) {
+    let found = match files::lock(dir).and_then(|lock| try_open(dir, options, lock)) {
         Err(JournalError::Tampered(what)) if options.set_aside_tampered => what,
         other => return other,
     };
@@ -462,7 +461,7 @@ fn check_segments(
             fs::remove_file(&segment.path).map_err(JournalError::io(&segment.path))?;
             continue;
         }
-        let file = File::open(&segment.path).map_err(JournalError::io(&segment.path))?;
+        let file = files::open_r(&segment.path)?;
         let head = files::read_head(segment, &file, id)?;
         let mut len = file.metadata().map_err(JournalError::io(&segment.path))?.len();
         if next.is_none() {
@@ -522,7 +521,7 @@ pub(super) fn scan_kept(
     line: &checkpoint::Kept,
 ) -> Result<KnownKept, JournalError> {
     let name = files::segment_name(SegmentKind::Kept, segment.first);
-    let file = File::open(&segment.path).map_err(JournalError::io(&segment.path))?;
+    let file = files::open_r(&segment.path)?;
     files::read_head(segment, &file, id)?;
     let len = file.metadata().map_err(JournalError::io(&segment.path))?.len();
     let mut scan = Scan::new(file);

@@ -1,7 +1,7 @@
 //! Keeps the journal within its bound: drops the oldest segments, keeps violations that were not delivered, and
 //! declares what is gone before it goes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::ops::RangeInclusive;
 
 use super::files::{self, Segment};
@@ -180,7 +180,7 @@ impl Writer {
         let name = files::segment_name(SegmentKind::Log, victim.first);
         let path = self.log.dir.join(&name);
         let segment = Segment { path: path.clone(), kind: SegmentKind::Log, first: victim.first };
-        let file = File::open(&path).map_err(JournalError::io(&path))?;
+        let file = files::open_r(&path)?;
         files::read_head(&segment, &file, self.log.id)?;
         if end <= exported.rest && end <= exported.violations {
             return Ok(());

@@ -254,6 +254,81 @@ async fn any_flip_swap_or_removal_is_found() {
     assert!(check(dir.path()).sound);
 }
 
+/// Puts something that is no regular file under a name.
+fn odd(path: &Path, what: &str) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    drop(fs::remove_file(path));
+    match what {
+        "FIFO" => mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+        "socket" => drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+        "link" => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        _ => fs::create_dir(path).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_tampering_and_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("journal");
+    let (journal, _) = Journal::open(&dir, small()).unwrap();
+    fill(&journal, 0, 60).await;
+    journal.shutdown().await.unwrap();
+    let first = segments(&dir)[0].file_name().unwrap().to_string_lossy().into_owned();
+    for name in ["meta.json", "node.key", "node.pub", "checkpoint", "tree", "lock", &first] {
+        for what in ["FIFO", "socket", "link", "directory"] {
+            let copy = copy(&dir);
+            odd(&copy.path().join(name), what);
+            let finding = format!("{name}: a {what}, expected a regular file");
+            let report = check(copy.path());
+            assert!(!report.sound && report.findings.contains(&finding), "{finding}: {report:?}");
+            assert_eq!(
+                refuse(copy.path()).unwrap_err().to_string(),
+                format!("journal was tampered with: {finding}")
+            );
+            // Whoever reads it meanwhile is refused too, or does not need the file.
+            if let Ok(mut reader) = Reader::open(copy.path()) {
+                drop((reader.read_from(1, 9, 1 << 20), reader.inclusion_proof(1), reader.last_seq()));
+            }
+            drop(evidence::gather(copy.path(), "v", &[1]));
+            let state = tempfile::tempdir().unwrap();
+            let moved = state.path().join("journal");
+            fs::rename(copy.path(), &moved).unwrap();
+            fs::create_dir(copy.path()).unwrap();
+            let (journal, recovered) = Journal::open(&moved, small()).unwrap();
+            assert_eq!(recovered.tampered.unwrap().0, finding);
+            journal.shutdown().await.unwrap();
+            assert!(check(&moved).sound);
+        }
+    }
+    let copy = copy(&dir);
+    odd(&copy.path().join("keys"), "FIFO");
+    let finding = "keys: expected a directory".to_owned();
+    assert!(check(copy.path()).findings.contains(&finding));
+    assert_eq!(refuse(copy.path()).unwrap_err().to_string(), format!("journal was tampered with: {finding}"));
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_empty_is_tampering_to_the_agent_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("journal");
+    Journal::open(&dir, small()).unwrap().0.shutdown().await.unwrap();
+    let finding = "lock: expected an empty file".to_owned();
+    for text in ["1234", &"x".repeat(8192)] {
+        fs::write(dir.join("lock"), text).unwrap();
+        assert_eq!(check(&dir).findings, std::slice::from_ref(&finding));
+        assert_eq!(refuse(&dir).unwrap_err().to_string(), format!("journal was tampered with: {finding}"));
+        let (journal, recovered) = Journal::open(&dir, small()).unwrap();
+        assert_eq!(recovered.tampered.unwrap().0, finding);
+        // Whoever has it open is told of before what is written in it.
+        fs::write(dir.join("lock"), text).unwrap();
+        assert!(matches!(Journal::open(&dir, small()), Err(JournalError::Locked(_))));
+        fs::write(dir.join("lock"), "").unwrap();
+        journal.shutdown().await.unwrap();
+        assert!(check(&dir).sound);
+    }
+}
+
 #[tokio::test]
 async fn a_checkpoint_kept_elsewhere_finds_a_cut_tail_and_a_fork() {
     let dir = tempfile::tempdir().unwrap();

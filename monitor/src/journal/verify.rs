@@ -92,7 +92,7 @@ pub fn verify(dir: &Path, against: Against<'_>) -> Result<Report, JournalError> 
         id: meta.number().unwrap_or_default(),
         origin: meta.origin,
         chain,
-        tree: open_tree(dir)?,
+        tree: None,
         stack: Vec::new(),
         size: 0,
         wanted: BTreeMap::new(),
@@ -168,18 +168,10 @@ struct TreeFile {
 
 fn open_tree(dir: &Path) -> Result<Option<TreeFile>, JournalError> {
     let path = dir.join(TREE);
-    match File::open(&path) {
-        Ok(file) => {
-            let len = file.metadata().map_err(JournalError::io(&path))?.len();
-            Ok(Some(TreeFile {
-                hashes: BufReader::with_capacity(64 << 10, file),
-                leaves: tree::leaves_in(len),
-                len,
-            }))
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(JournalError::io(path)(e)),
-    }
+    let Some(file) = files::open_if_there(&path)? else { return Ok(None) };
+    let len = file.metadata().map_err(JournalError::io(&path))?.len();
+    let hashes = BufReader::with_capacity(64 << 10, file);
+    Ok(Some(TreeFile { hashes, leaves: tree::leaves_in(len), len }))
 }
 
 /// A root the log must have had at some size, and who says so.
@@ -339,18 +331,24 @@ impl Walk {
         for path in &listing.unfinished {
             self.report.notes.push(format!("{}: left over from a write that did not finish", name(path)));
         }
-        if files::read_small(&dir.join(LOCK), 4096)?.is_some_and(|bytes| !bytes.is_empty()) {
-            self.find(format!("{LOCK}: expected an empty file"));
+        let lock = files::open_if_there(&dir.join(LOCK));
+        if let Err(e) = lock.and_then(|lock| lock.as_ref().map_or(Ok(()), files::expect_empty)) {
+            self.tampering(e)?;
         }
-        if self.tree.is_none() {
-            self.find(format!("{TREE}: missing"));
+        match open_tree(dir) {
+            Ok(Some(tree)) => self.tree = Some(tree),
+            Ok(None) => self.find(format!("{TREE}: missing")),
+            Err(e) => self.tampering(e)?,
         }
         Ok(())
     }
 
     fn scan_kept(&mut self, segment: &Segment) -> Result<(), JournalError> {
         let name = files::segment_name(segment.kind, segment.first);
-        let file = File::open(&segment.path).map_err(JournalError::io(&segment.path))?;
+        let file = match files::open_r(&segment.path) {
+            Ok(file) => file,
+            Err(e) => return self.tampering(e),
+        };
         if let Err(e) = files::read_head(segment, &file, self.id) {
             return self.tampering(e);
         }
@@ -387,7 +385,10 @@ impl Walk {
         is_last: bool,
     ) -> Result<Option<(u64, u64)>, JournalError> {
         let name = files::segment_name(segment.kind, segment.first);
-        let file = File::open(&segment.path).map_err(JournalError::io(&segment.path))?;
+        let file = match files::open_r(&segment.path) {
+            Ok(file) => file,
+            Err(e) => return self.tampering(e).map(|()| None),
+        };
         match files::read_head(segment, &file, self.id) {
             Ok(head) => {
                 if before.is_some_and(|before| before != (head.prev_first, head.prev_len)) {

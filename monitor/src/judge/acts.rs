@@ -66,6 +66,14 @@ impl Act {
         }
     }
 
+    /// Who it was, and what of that is not known and why.
+    pub(crate) fn who(&self) -> (Option<Actor>, Option<String>) {
+        match &self.actor {
+            Ok(actor) => (Some((**actor).clone()), actor.unknown().map(str::to_owned)),
+            Err(why) => (None, Some(why.clone())),
+        }
+    }
+
     /// It tells of what became code, not of the program.
     pub(crate) fn of_code(&mut self, code: &Foreign) {
         self.path = code.path.clone();

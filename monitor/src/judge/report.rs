@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::baseline::{Seal, SealedObject};
-use crate::model::{Acknowledgement, Class, HostPath, Rung, Time};
+use crate::model::{Acknowledgement, HostPath, Rung, Time};
 use crate::status::{
     Acknowledged, BaselineStatus, Facts, LossStatus, ObjectCounts, ObjectEntry, ObjectState, Query,
     SensorStatus, StatusReport, ViolationCounts, ViolationEntry, ViolationState, ViolationStory, Watched,
@@ -186,8 +186,8 @@ impl Judge {
         let unwatched = self.unsealed().into_iter().filter(|path| self.owner(path).is_none());
         list.extend(unwatched.map(|path| ObjectEntry {
             id: SealedObject::id_of("", &path).to_string(),
+            class: self.world.class_of(&path),
             path,
-            class: Class::Sealed,
             baseline: None,
             revision: None,
             state: ObjectState::Unsealed,

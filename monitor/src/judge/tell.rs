@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::attribution::sealed_source;
 use crate::baseline::{Anchor, Content, Found, FoundKind, Seal};
 use crate::config::settings::Relaxation;
 use crate::model::{
@@ -28,12 +29,8 @@ impl Judge {
         let Some(unit) = self.units.get(ix) else { return };
         let (Some(found), act) = (&look.found, decisive(lawful.iter().copied())) else { return };
         let (old, new, rotated) = changes(unit, found);
-        let actor = act.and_then(|act| act.actor.as_ref().ok()).map(|actor| (**actor).clone());
-        let unknown = match act.map(|act| &act.actor) {
-            Some(Ok(_)) => None,
-            Some(Err(why)) => Some(why.clone()),
-            None => Some("no act of a lawful writer was seen".to_owned()),
-        };
+        let nobody = || (None, Some("no act of a lawful writer was seen".to_owned()));
+        let (actor, unknown) = act.map_or_else(nobody, Act::who);
         let body = Box::new(ChangeBody {
             object: unit.object_ref(),
             operation: act.map_or(Operation::Scrub, |act| act.operation),
@@ -60,6 +57,7 @@ impl Judge {
     }
 
     pub(super) fn attempt(&mut self, object: &ObjectRef, act: &Act) {
+        let (actor, unknown) = act.who();
         let body = AttemptBody {
             object: ObjectRef { path: act.path.clone(), ..object.clone() },
             operation: act.operation,
@@ -68,8 +66,8 @@ impl Judge {
             first_time: act.first,
             last_time: act.last,
             action: if act.denied && !act.failed { Action::Denied } else { Action::Observed },
-            actor: act.actor.as_ref().ok().map(|actor| (**actor).clone()),
-            actor_unknown_because: act.actor.as_ref().err().cloned(),
+            actor,
+            actor_unknown_because: unknown,
             target: self.target(&object.path),
         };
         self.out.push(Draft::at(act.first, Severity::Info, RecordBody::Attempt(Box::new(body))));
@@ -122,8 +120,11 @@ impl Judge {
             }
             Anchor::Workload(workload) => {
                 let mut target = told.unwrap_or_default();
-                target.namespace.get_or_insert_with(|| workload.namespace.clone());
-                target.service_account.get_or_insert_with(|| workload.service_account.clone());
+                if !target.unclear {
+                    target.namespace.get_or_insert_with(|| workload.namespace.clone());
+                    target.service_account.get_or_insert_with(|| workload.service_account.clone());
+                }
+                sealed_source(&mut target, path, unit.object());
                 // Seen by several containers, it is none's alone.
                 let mounts = &unit.object().rule.mounts;
                 if let Some(first) = mounts.first()

@@ -8,6 +8,7 @@ mod chains;
 mod code;
 mod late;
 mod leftovers;
+mod members;
 mod parts;
 mod superseded;
 mod unsealed;

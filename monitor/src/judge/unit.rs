@@ -470,10 +470,19 @@ impl Unit {
 
     /// Something inside it that is, or should not be, an object of its own.
     pub(crate) fn inner_ref(&self, path: HostPath) -> ObjectRef {
+        let object = self.object_ref();
+        let member = match &self.object().seal {
+            Seal::Volume { entries } => path.below(&object.path).and_then(|inside| {
+                let at = entries.binary_search_by(|entry| (*entry.path).cmp(inside)).ok()?;
+                entries.get(at).map(|entry| entry.class)
+            }),
+            _ => None,
+        };
         ObjectRef {
             id: SealedObject::id_of(&self.source().name, &path).to_string(),
             path,
-            ..self.object_ref()
+            class: member.unwrap_or(object.class),
+            ..object
         }
     }
 

@@ -365,11 +365,7 @@ fn stands(body: &ViolationBody) -> bool {
 fn body(finding: &Finding, attack: Vec<String>, target: Option<Target>) -> ViolationBody {
     let now = Time::now();
     let act = finding.act.as_ref();
-    let (actor, unknown) = match act.map(|act| &act.actor) {
-        Some(Ok(actor)) => (Some((**actor).clone()), None),
-        Some(Err(why)) => (None, Some(why.clone())),
-        None => (None, Some(finding.unexplained.to_owned())),
-    };
+    let (actor, unknown) = act.map_or_else(|| (None, Some(finding.unexplained.to_owned())), Act::who);
     let operation = act.map_or(Operation::Scrub, |act| act.operation);
     ViolationBody {
         violation: finding.kind,

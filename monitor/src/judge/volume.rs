@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::baseline::volume::DATA;
 use crate::baseline::{Aspect, Difference, Found, FoundKind, Publish};
-use crate::model::{HostPath, ObjectRef, Operation, State, ViolationKind};
+use crate::model::{HostPath, InodeKey, ObjectRef, Operation, State, ViolationKind};
 
 use super::acts::{Act, decisive};
 use super::verdict::{Round, Seen, Verdict};
@@ -61,9 +62,8 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
 
     /// Something is not as sealed.
     fn standing(&self, difference: &Difference) -> Finding {
-        let path =
-            difference.entry.as_ref().map_or_else(|| self.object.path.clone(), |entry| self.path_of(entry));
-        let name = path.name();
+        let entry = difference.entry.as_deref();
+        let path = entry.map_or_else(|| self.object.path.clone(), |entry| self.path_of(entry));
         let was_there = difference.expected.values().all(|kind| kind != "none");
         let is_there = difference.actual.values().all(|kind| kind != "none");
         let kind = match difference.aspect {
@@ -80,27 +80,51 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
             ViolationKind::Content | ViolationKind::Identity => act.touches_content() || act.touches_names(),
             _ => act.touches_names(),
         };
-        let named =
-            |act: &&Act| act.path.name() == name || act.to.as_ref().is_some_and(|to| to.name() == name);
+        let swings = |act: &&Act| act.to.as_ref().is_some_and(|to| to.name() == DATA);
+        let reaches = |act: &&Act| entry.is_none_or(|entry| self.reaches(act, entry));
         let among = |acts: &[&Act]| {
-            let fitting = || acts.iter().copied().filter(fits);
-            let swung = |act: &&Act| act.to.as_ref().is_some_and(|to| to.name() == b"..data");
+            let fitting = || acts.iter().copied().filter(fits).filter(reaches);
             // A publish takes effect with the rename onto `..data`, whatever was written before.
-            decisive(fitting().filter(swung))
-                .or_else(|| decisive(fitting().filter(named)))
-                .or_else(|| decisive(fitting()))
-                .cloned()
+            decisive(fitting().filter(swings)).or_else(|| decisive(fitting())).cloned()
         };
         let act = among(self.unlawful).or_else(|| among(self.lawful));
-        let from: Vec<&Act> = if self.unlawful.is_empty() { self.lawful } else { self.unlawful }.to_vec();
+        let from = if self.unlawful.is_empty() { self.lawful } else { self.unlawful };
+        let from: Vec<&Act> = from.iter().copied().filter(reaches).collect();
         let inner = (self.inner)(&path);
         let round = Round { object: &inner, acts: &from };
         let mut finding = round.finding(kind, act, difference.expected.clone(), difference.actual.clone());
+        let elsewhere = |act: &&Act| act.path != path && (entry.is_none() || self.member(act) != entry);
         finding.detail = difference.detail.clone().or_else(|| {
-            let real = finding.act.as_ref().map(|act| &act.path).filter(|real| **real != path)?;
-            Some(format!("through {real}"))
+            let act = finding.act.as_ref().filter(elsewhere)?;
+            Some(format!("through {}", act.path))
         });
         finding
+    }
+
+    /// The member that an act was on: by its inode, or else by its name.
+    fn member(&self, act: &Act) -> Option<&[u8]> {
+        let entries = match self.found.map(|found| &found.kind) {
+            Some(FoundKind::Volume { entries, .. }) => Some(entries),
+            _ => None,
+        };
+        let now = || entries.into_iter().flatten().map(|(path, found)| (&**path, found.inode));
+        let then = || self.members.iter().map(|(path, seen)| (&**path, seen.inode()));
+        let is_it = |(_, inode): &(&[u8], InodeKey)| act.inode == Some(*inode);
+        let named =
+            |(path, _): &(&[u8], InodeKey)| path.rsplit(|byte| *byte == b'/').next() == Some(act.path.name());
+        let found = now().find(is_it).or_else(|| then().find(is_it));
+        found.or_else(|| now().find(named)).or_else(|| then().find(named)).map(|(path, _)| path)
+    }
+
+    /// An act may have changed that entry: it was on it, or on the name of a directory that it lies in. A publication's own directories have
+    /// names that begin with two dots, and all members lie in them.
+    fn reaches(&self, act: &Act, entry: &[u8]) -> bool {
+        let lies_in = |name: &[u8]| {
+            name.starts_with(b"..") || entry.split(|byte| *byte == b'/').any(|part| part == name)
+        };
+        let names = act.touches_names() || entry == b".";
+        self.member(act) == Some(entry)
+            || names && (lies_in(act.path.name()) || act.to.as_ref().is_some_and(|to| lies_in(to.name())))
     }
 
     /// Acts of others than the lawful writers that left nothing wrong behind.
@@ -125,7 +149,19 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
                 verdict.attempts.push(act.clone());
                 continue;
             }
-            let inner = (self.inner)(&self.object.path.join(act.path.name()));
+            let member = self.member(act);
+            if let Some(told) = member.and_then(|member| Self::wrong(verdict, &self.path_of(member))) {
+                // As wrong as another left it, and this one had a part in it.
+                let mut finding = told.clone();
+                if finding.act.as_ref().is_some_and(Act::touches_content) {
+                    finding.act = Some(act.clone());
+                    verdict.findings.push(finding);
+                }
+                continue;
+            }
+            let path =
+                member.map_or_else(|| self.object.path.join(act.path.name()), |member| self.path_of(member));
+            let inner = (self.inner)(&path);
             let round = Round { object: &inner, acts: &[act] };
             let mut finding =
                 round.finding(ViolationKind::Reverted, Some(act.clone()), State::new(), State::new());
@@ -133,6 +169,13 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
             finding.detail = Some("changed, and as sealed again".to_owned());
             verdict.findings.push(finding);
         }
+    }
+
+    /// What is wrong at that path with what stands there.
+    fn wrong<'v>(verdict: &'v Verdict, path: &HostPath) -> Option<&'v Finding> {
+        use ViolationKind as V;
+        let wrong = |finding: &&Finding| finding.standing && matches!(finding.kind, V::Content | V::Identity);
+        verdict.findings.iter().filter(wrong).find(|finding| finding.object.path == *path)
     }
 
     /// A finding of this round already tells of this act: by the same actor on the same name, or as part of what
@@ -156,16 +199,8 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
         let Some(FoundKind::Volume { entries, .. }) = self.found.map(|found| &found.kind) else {
             return true;
         };
-        let name = act.path.name();
-        let member = |path: &[u8]| path.rsplit(|byte| *byte == b'/').next() == Some(name);
-        let mut known = false;
-        for (path, last) in self.members.iter().filter(|(path, _)| member(path)) {
-            known = true;
-            match entries.get(path) {
-                Some(now) if Seen::from(now) == *last => {}
-                _ => return true,
-            }
-        }
-        !known
+        let Some(member) = self.member(act) else { return true };
+        let (then, now) = (self.members.get(member), entries.get(member).map(Seen::from));
+        then.is_none() || then.copied() != now
     }
 }

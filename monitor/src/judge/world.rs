@@ -78,6 +78,11 @@ pub trait World: Send + Sync + std::fmt::Debug {
     /// Mesh files of this node that may be sealed, sealed or not.
     fn mesh_files(&self) -> Arc<MeshFiles>;
 
+    /// How one of them may change, as its profile says.
+    fn class_of(&self, _: &HostPath) -> Class {
+        Class::Sealed
+    }
+
     /// Whether this is not the host's mount namespace, and a process lives in it.
     fn has_mount_namespace(&self, namespace: u64) -> bool;
 

@@ -49,6 +49,26 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// What is not known of it, though it is named.
+    #[must_use]
+    pub fn unknown(&self) -> Option<&'static str> {
+        /// `kthreadd`, which has no executable either.
+        const KERNEL: u32 = 2;
+        let kernels = self.is_io_worker || self.tgid == KERNEL || self.ppid == KERNEL;
+        match (self.exe.is_none() && !kernels, self.cgroup.is_none()) {
+            (false, false) => None,
+            (true, false) => {
+                Some("its executable is not known: it ended, or executed something, while it was read")
+            }
+            (false, true) => {
+                Some("its cgroup is not known, nor its pod therefore: it ended while it was read")
+            }
+            (true, true) => Some(
+                "neither its executable nor its cgroup, nor its pod therefore, is known: it ended while it was read",
+            ),
+        }
+    }
+
     /// Whether both are one process: no process id is given out again within the time that two tellings of one start may differ by.
     /// What the journal tells has wall-clock time alone, which may have been set meanwhile by a little; `/proc` tells ticks.
     #[must_use]
@@ -146,6 +166,9 @@ pub struct Pod {
     /// What controls it, where known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub owner: Option<Owner>,
+    /// What the node tells of it contradicts itself: nothing but the uid is said.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub unclear: bool,
 }
 
 /// Whose object it is: the pod acted upon.
@@ -171,19 +194,25 @@ pub struct Target {
     /// The container's image as the kubelet reports it: `<repository>@sha256:...`, or a digest alone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub image_digest: Option<String>,
+    /// The volume it is in, as the pod names it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub volume: Option<String>,
     /// Where the content comes from.
     pub source: Option<Source>,
+    /// What the node tells of the pod contradicts itself: of the pod nothing but the uid is said.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub unclear: bool,
 }
 
 /// The API object a volume's content comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// `ConfigMap`, `Secret`, ...
+    /// `ConfigMap`, `Secret`, ..., as the volume's directory tells it; what the API tells where it does.
     pub kind: String,
     /// Namespace, where known.
     pub namespace: Option<String>,
-    /// Name (the volume's name where only that is known).
+    /// The object's name, where the API tells it. Never the volume's: that is [`Target::volume`].
     pub name: Option<String>,
     /// Uid, where known.
     pub uid: Option<String>,

@@ -83,7 +83,9 @@ impl RecordBody {
             Self::ViolationUpdated(update) => {
                 let now = &update.now;
                 let by = by(now.actor.as_ref(), now.actor_unknown_because.as_deref());
-                format!("Still: {}", violation(now.violation, &now.object, now.operation, &by, now.count))
+                let over = !now.actual.is_empty() && now.actual == now.expected;
+                let word = if over { "No longer" } else { "Still" };
+                format!("{word}: {}", violation(now.violation, &now.object, now.operation, &by, now.count))
             }
             Self::ViolationResolved(resolved) => {
                 if let Some(by) = &resolved.acknowledged {

@@ -284,6 +284,23 @@ impl Profiles {
         reference.contains("envoy") || self.iter().any(named)
     }
 
+    /// The mesh that a container of that name is part of. Where the name is used by several, its image has to name one of them.
+    #[must_use]
+    pub fn mesh_of_container(&self, container: &str, image: Option<&str>) -> Option<&str> {
+        let of = self.iter().filter(|profile| profile.containers.iter().any(|name| name == container));
+        let meshes: std::collections::BTreeSet<&str> = of.map(|profile| profile.mesh.as_str()).collect();
+        if meshes.len() < 2 {
+            return meshes.first().copied();
+        }
+        let mut named = meshes.iter().copied().filter(|mesh| image.is_some_and(|image| image.contains(mesh)));
+        named.next().filter(|_| named.next().is_none())
+    }
+
+    /// Paths of the host that rules name, apart at their slashes, with `*` within names.
+    pub fn host_paths(&self) -> impl Iterator<Item = &[Vec<u8>]> {
+        self.iter().flat_map(|profile| &profile.files).filter_map(|rule| rule.path.host_parts())
+    }
+
     /// The mesh that injects a volume of that name into any pod, of whichever kind it is.
     #[must_use]
     pub fn mesh_of_volume(&self, volume: &str) -> Option<&str> {

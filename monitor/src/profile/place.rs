@@ -243,6 +243,11 @@ impl Pattern {
         matches!(self.anchor, Anchor::Volume(_)) && self.parts.first().is_some_and(|first| named(first))
     }
 
+    /// Of a path of the host, what stands between its slashes.
+    pub(super) fn host_parts(&self) -> Option<&[Vec<u8>]> {
+        (self.anchor == Anchor::Host).then_some(self.parts.as_slice())
+    }
+
     /// Whether this means something in a volume, and not the volume itself.
     pub(super) fn is_in_volume(&self) -> bool {
         matches!(self.anchor, Anchor::Volume(_)) && self.parts.len() > 1

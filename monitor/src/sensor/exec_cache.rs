@@ -152,13 +152,14 @@ mod tests {
                 return;
             }
         };
-        let mut child = Command::new("true").arg("--password=x").arg("\u{e4}\n").spawn().unwrap();
+        let args = ["--password=x", "-H", "Authorization: Bearer x", "\u{e4}\n"];
+        let mut child = Command::new("true").args(args).spawn().unwrap();
         let pid = child.id();
         child.wait().unwrap();
         let actor = cache.lookup(pid).unwrap();
         assert_eq!((actor.pid, actor.tgid, actor.ppid), (pid, pid, std::process::id()));
         assert_eq!(actor.comm, "true");
-        assert_eq!(actor.cmdline, "true --password=[redacted] \u{e4}\n");
+        assert_eq!(actor.cmdline, "true --password=[redacted] -H Authorization: [redacted] \u{e4}\n");
         assert!(actor.exe.unwrap().as_bytes().ends_with(b"/true"));
         assert_eq!(cache.lookup(0), None);
     }

@@ -295,7 +295,8 @@ pub struct KubernetesPod {
     pub api: bool,
     /// The API has it no more.
     pub gone_from_api: bool,
-    /// The API tells of it what the disk contradicts, and is not believed.
+    /// The API tells of it what the disk contradicts, and is not believed; or the disk contradicts itself (its log directory and
+    /// its token name two pods), and neither is: then there is nothing but the uid.
     pub contradictory: bool,
 }
 

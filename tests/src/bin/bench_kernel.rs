@@ -206,8 +206,8 @@ impl Watching {
         self.stop.cancel();
         runtime.block_on(async { while self.tasks.join_next().await.is_some() {} });
         // What is pinned would stay attached.
-        let pins = Pinned::all().map_err(|dir| anyhow::anyhow!("{dir} is in use"))?.remove();
-        ensure!(matches!(pins, Ok(1..)), "unpinned: {pins:?}");
+        let pins = Pinned::all().map_err(|(dir, why)| anyhow::anyhow!("{}: {why}", dir.display()))?.remove();
+        ensure!(pins.generations > 0 && pins.left.is_empty(), "unpinned: {pins:?}");
         self.drain.join().map_err(|_| anyhow::anyhow!("whoever takes the events panicked"))
     }
 }

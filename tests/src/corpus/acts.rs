@@ -13,6 +13,8 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Mode, RenameFlags, Timespec, Timestamps, XattrFlags,
 };
 
+use crate::process::{heard, say};
+
 /// What every object holds when it is sealed.
 pub(super) const SEALED: &[u8] = b"sealed content\n";
 const XATTR: &str = "trusted.meshseal";
@@ -554,6 +556,22 @@ const ACTS: &[Act] = &[
             thread.map_err(|_| anyhow::anyhow!("the thread panicked"))?
         },
         &[times(2, "f", "content", "write")],
+    ),
+    act(
+        "write_after_the_first_thread_ended",
+        |site, _| {
+            let path = site.f();
+            std::thread::spawn(move || {
+                let first = format!("/proc/self/task/{}/stat", std::process::id());
+                while !fs::read_to_string(&first).is_ok_and(|stat| stat.contains(") Z ")) {
+                    std::thread::yield_now();
+                }
+                let done = other(&path).and_then(|()| say("done")).and_then(|()| heard());
+                std::process::exit(i32::from(done.is_err()));
+            });
+            super::raw::end_this_thread()
+        },
+        &[v("f", "content", "write")],
     ),
     act("write_to_a_lone_file", |site, _| other(&site.lone().join("f")), &[v("/f", "content", "write")]),
     act(

@@ -528,7 +528,7 @@ acts! {
     write_through_a_hard_link write_through_a_bind_mount write_through_proc_root write_through_a_held_handle
     store_through_a_held_mapping sendfile
     copy_file_range splice fallocate sed_in_place write_as_an_editor_does drop_and_remove write_to_hostile_names
-    drop_hostile_names replace_a_fifo by_a_child_that_lives_a_moment write_by_threads_of_one_process write_to_a_lone_file unlink_a_lone_file
+    drop_hostile_names replace_a_fifo by_a_child_that_lives_a_moment write_by_threads_of_one_process write_after_the_first_thread_ended write_to_a_lone_file unlink_a_lone_file
     make_a_lone_file_anew rename_over_a_lone_file write_beside_a_lone_file read_list_and_execute
 
     pwritev2 write_by_aio write_by_io_uring write_by_io_uring_that_is_put_off write_direct punch_a_hole zero_a_range

@@ -242,10 +242,10 @@ fn s07_proxy_is_replaced(day: &mut Day) -> Result<()> {
     day.judged(exec)
 }
 
-/// Whose the files of a container are: the image's, so that no profile has a word on them.
+/// Whose the files of a container are: the image's; which mesh that is, the container's name tells.
 fn container_of(day: &Day, at: usize) -> Of {
     let pod = &day.node.pods[at];
-    Of { pod: Some(pod.uid.clone()), mesh: None, container: Some(pod.mesh().container) }
+    Of { pod: Some(pod.uid.clone()), mesh: Some(pod.mesh().name), container: Some(pod.mesh().container) }
 }
 
 /// 8: what all containers of an image run, at once.

@@ -198,8 +198,8 @@ fn told() -> Value {
 fn by_the_node() -> Value {
     json!({
         "namespace": null, "pod": null, "pod_uid": POD, "container": null, "service_account": null, "mesh": null,
-        "image": null,
-        "source": {"kind": "ConfigMap", "namespace": null, "name": "conf", "uid": null, "resourceVersion": null},
+        "image": null, "volume": "conf",
+        "source": {"kind": "ConfigMap", "namespace": null, "name": null, "uid": null, "resourceVersion": null},
     })
 }
 
@@ -208,7 +208,7 @@ fn by_both() -> Value {
     json!({
         "namespace": "shop", "pod": "web-7d-x", "pod_uid": POD, "container": "app", "service_account": "web",
         "owner": {"kind": "Deployment", "name": "web"}, "mesh": null,
-        "image": "r.example/app:1", "image_digest": "r.example/app@sha256:00",
+        "image": "r.example/app:1", "image_digest": "r.example/app@sha256:00", "volume": "conf",
         "source": {"kind": "ConfigMap", "namespace": "shop", "name": "web-config", "uid": null, "resourceVersion": null},
     })
 }

@@ -53,7 +53,12 @@ impl Remembered {
             node_labels: cluster.labels.clone(),
         };
         let new = self.file.with_extension("new");
-        let mut file = fs::File::create(&new)?;
+        // A left-over, or what somebody put there: to open a FIFO for writing would wait for ever.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::File::create_new(&new)?;
         file.write_all(&serde_json::to_vec(&kept)?)?;
         file.sync_all()?;
         fs::rename(new, &self.file)
@@ -71,6 +76,21 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::{Cluster, Remembered};
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["cluster.json", "cluster.new"] {
+            mknodat(CWD, dir.path().join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        }
+        let remembered = Remembered::new(dir.path());
+        assert_eq!(remembered.read("n"), Cluster::default());
+        let cluster = Cluster { uid: Some("u".to_owned()), labels: None };
+        remembered.write("n", &cluster).unwrap();
+        assert_eq!(remembered.read("n"), cluster);
+    }
 
     #[test]
     fn it_is_kept_for_this_node_alone() {

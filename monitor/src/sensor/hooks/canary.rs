@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::decode::Decoded;
 use super::program;
+use crate::baseline::{NoFile, open_regular};
 use crate::inventory::inodes;
 use crate::model::{Operation, Slot, Time};
 use crate::sensor::tempdir::TempDir;
@@ -104,15 +105,27 @@ impl Canaries {
 /// Makes the sentinel below `parent`, or takes the one that is there.
 pub(super) fn sentinel(parent: &Path) -> std::io::Result<OwnedFd> {
     let path = parent.join(SENTINEL);
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    drop(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?);
+    let options = &mut File::options();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    match open_regular(&path, options, false) {
+        Ok(file) => drop(file),
+        Err(NoFile::NotRegular(is)) => {
+            tracing::warn!(path = %path.display(), "a {is} stands where the sentinel should: made anew");
+            if is == "directory" {
+                std::fs::remove_dir(&path)?;
+            } else {
+                std::fs::remove_file(&path)?;
+            }
+            drop(options.create_new(true).open(&path)?);
+        }
+        Err(NoFile::Io(error)) => return Err(error),
+    }
     Ok(rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Opens the sentinel for writing, which its tag must tell of.
 pub(super) fn touch_sentinel(parent: &Path) -> std::io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    drop(rustix::fs::open(parent.join(SENTINEL), flags, Mode::empty())?);
+    drop(open_regular(&parent.join(SENTINEL), File::options().write(true), false)?);
     Ok(())
 }
 
@@ -332,5 +345,33 @@ fn map(file: &File) {
                 let _ = libc::munmap(page, 4096);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::{SENTINEL, sentinel, touch_sentinel};
+
+    #[test]
+    fn a_sentinel_that_is_no_file_is_made_anew_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SENTINEL);
+        let odd: [&dyn Fn(); 4] = [
+            &|| mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+            &|| drop(std::os::unix::net::UnixListener::bind(&path).unwrap()),
+            &|| std::os::unix::fs::symlink("elsewhere", &path).unwrap(),
+            &|| std::fs::create_dir(&path).unwrap(),
+        ];
+        for make in odd {
+            make();
+            touch_sentinel(dir.path()).unwrap_err();
+            sentinel(dir.path()).unwrap();
+            assert!(path.symlink_metadata().unwrap().is_file());
+            touch_sentinel(dir.path()).unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert!(!dir.path().join("elsewhere").exists());
     }
 }

@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::chain;
 use super::decode::{call_end, decode};
 use super::ends::Ends;
-use super::pinned::{ROOT, lock, remove};
+use super::pinned::{self, ROOT, Refused, lock, remove};
 use super::prog_info;
+use crate::baseline::{NoFile, open_regular};
 use crate::model::{Clock, HostPath, Observation, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 
@@ -162,7 +163,7 @@ impl Keeper {
                 None
             }
         };
-        let before = note.as_ref().and_then(|note| match self.verified(note) {
+        let mut before = note.as_ref().and_then(|note| match self.verified(note) {
             Ok(before) => Some(before),
             Err(problem) => {
                 problems.push(format!("pins of {}: not adopted: {problem}", note.generation));
@@ -174,23 +175,35 @@ impl Keeper {
             if before.as_ref().is_some_and(|before| before.dir == dir) {
                 continue;
             }
-            if lock(&dir).is_err() {
-                problems.push(format!("{}: an agent that runs has pinned it", dir.display()));
-                continue;
+            let what = match lock(&dir) {
+                Err(Refused::InUse) => "an agent that runs has pinned it".to_owned(),
+                Err(Refused::NotAGeneration) => "no agent's, left alone".to_owned(),
+                Err(Refused::Io(error)) => format!("left over, not unpinned: {error}"),
+                // It would go on running for nobody, and the kernel takes only so many programs on one hook.
+                Ok(_lock) => match remove(&dir) {
+                    Ok(()) => "left over, not this agent's, unpinned".to_owned(),
+                    Err(left) => {
+                        format!("left over, not this agent's, not unpinned: {}", pinned::told(&left))
+                    }
+                },
+            };
+            problems.push(format!("{}: {what}", dir.display()));
+        }
+        if let Some(before) = &mut before {
+            match self.places() {
+                Ok(places) => before.places = places,
+                Err(problem) => problems.push(format!("{problem}: what was seen before is not understood")),
             }
-            // It would go on running for nobody, and the kernel takes only so many programs on one hook.
-            remove(&dir);
-            problems.push(format!("{}: left over, not this agent's, unpinned", dir.display()));
         }
         (before, problems)
     }
 
     fn note(&self) -> Result<Option<Note>, String> {
         let path = self.state_dir.join(NOTE);
-        let file = match File::open(&path) {
+        let file = match open_regular(&path, File::options().read(true), false) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(NoFile::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(none) => return Err(format!("{}: {none}", path.display())),
         };
         let mut text = Vec::new();
         let read = file.take(NOTE_MAX).read_to_end(&mut text);
@@ -234,19 +247,23 @@ impl Keeper {
                 ring = Some(RingBuf::try_from(map).map_err(|error| format!("{name}: {}", chain(&error)))?);
             }
         }
-        lock(&dir).map_err(|error| format!("an agent that runs has it ({error})"))?;
-        Ok(Before { rung: note.rung, ring, places: self.places(), ends: Ends::new(true), links, dir })
+        lock(&dir).map_err(|refused| refused.to_string())?;
+        let places = HashMap::new();
+        Ok(Before { rung: note.rung, ring, places, ends: Ends::new(true), links, dir })
     }
 
-    fn places(&self) -> HashMap<u32, Place> {
-        let Ok(file) = File::open(self.state_dir.join(PLACES)) else { return HashMap::new() };
-        BufReader::new(file.take(PLACES_MAX))
+    fn places(&self) -> Result<HashMap<u32, Place>, String> {
+        let path = self.state_dir.join(PLACES);
+        let file = open_regular(&path, File::options().read(true), false)
+            .map_err(|none| format!("{}: {none}", path.display()))?;
+        let places = BufReader::new(file.take(PLACES_MAX))
             .lines()
             .map_while(Result::ok)
             // The last line may have been cut by a kill.
             .filter_map(|line| serde_json::from_str::<Place>(&line).ok())
             .map(|place| (place.slot, place))
-            .collect()
+            .collect();
+        Ok(places)
     }
 
     /// Pins this agent's programs and its ring, beside what lies there. What cannot be pinned still runs, as long as this
@@ -301,7 +318,7 @@ impl Keeper {
             None => self.fresh_places().map_err(|error| tracing::warn!(%error, "slots are not noted")).ok(),
             Some(reason) => {
                 tracing::warn!(reason, "nothing is pinned: a kill of this agent ends sensing");
-                remove(&dir);
+                pinned::warn_of(remove(&dir));
                 None
             }
         };
@@ -315,7 +332,12 @@ impl Keeper {
         let path = self.state_dir.join(NOTE);
         let next = self.state_dir.join(format!("{NOTE}.next"));
         let write = || -> std::io::Result<()> {
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+            // A left-over, or what somebody put there: to open a FIFO for writing would wait for ever.
+            match fs::remove_file(&next) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&next)?;
             file.write_all(&serde_json::to_vec(note)?)?;
             file.sync_all()?;
             fs::rename(&next, &path)
@@ -450,7 +472,7 @@ impl Before {
 
     /// Lets the generation go: its pins first, then its programs.
     pub(super) fn retire(self) {
-        remove(&self.dir);
+        pinned::warn_of(remove(&self.dir));
         drop(self.links);
     }
 }
@@ -478,5 +500,81 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     crate::fuzz::used(parse_note(bytes));
     for line in bytes.lines().map_while(Result::ok) {
         crate::fuzz::used(serde_json::from_str::<Place>(&line).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    fn fifo(path: &Path) {
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+
+    fn keeper(dir: &Path) -> Keeper {
+        fs::create_dir_all(dir.join("pins")).unwrap();
+        Keeper { root: dir.join("pins"), state_dir: dir.to_path_buf(), boot_id: "boot".to_owned() }
+    }
+
+    fn empty() -> Note {
+        Note {
+            boot_id: "boot".to_owned(),
+            generation: "G".to_owned(),
+            rung: Rung::Lsm,
+            records: records(),
+            links: BTreeMap::new(),
+            maps: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_fifo_is_no_note_and_does_not_hold_up_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let keeper = keeper(dir.path());
+        fifo(&at(NOTE));
+        let (before, problems) = keeper.adopt();
+        assert!(before.is_none());
+        assert_eq!(problems, [format!("{}: a FIFO, expected a regular file", at(NOTE).display())]);
+        // The next note takes its place, and that of what stands where it is written.
+        fifo(&at("kept.json.next"));
+        keeper.write(&empty()).unwrap();
+        fs::create_dir(at("pins/G")).unwrap();
+        fifo(&at(PLACES));
+        let (before, problems) = keeper.adopt();
+        assert!(before.unwrap().places.is_empty());
+        let path = at(PLACES);
+        assert_eq!(
+            problems,
+            [format!(
+                "{}: a FIFO, expected a regular file: what was seen before is not understood",
+                path.display()
+            )]
+        );
+        keeper.fresh_places().unwrap();
+        assert_eq!(keeper.adopt().1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_not_unpinned_is_not_said_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = keeper(dir.path());
+        let at = |name: &str| dir.path().join("pins").join(name);
+        fs::create_dir_all(at("A/file_open/mine")).unwrap();
+        fs::write(at("A/inode_rename"), "").unwrap();
+        fs::create_dir(at("B")).unwrap();
+        fs::write(at("mine"), "").unwrap();
+        let mut problems = keeper.adopt().1;
+        problems.sort();
+        let expected = [
+            ("A", "left over, not this agent's, not unpinned: file_open: Directory not empty (os error 39)"),
+            ("B", "left over, not this agent's, unpinned"),
+            ("mine", "no agent's, left alone"),
+        ];
+        assert_eq!(problems, expected.map(|(name, what)| format!("{}: {what}", at(name).display())));
+        assert!(at("A/file_open/mine").exists() && !at("A/inode_rename").exists());
+        assert!(!at("B").exists() && at("mine").exists());
     }
 }
