@@ -14,8 +14,6 @@ use super::{Ptr, known, layout, masked, read, read_ptr, walk};
 
 /// All of the room but a byte, so that a mask of bits bounds it.
 const ARGV: i32 = limits::ARGV as i32 - 1;
-/// Controllers whose hierarchies are looked at.
-const CONTROLLERS: u32 = 2;
 /// include/linux/sched.h.
 const PF_IO_WORKER: u32 = 0x10;
 
@@ -99,24 +97,28 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
 }
 
 /// The cgroup that tells a pod. Where controllers are on hierarchies of version 1 the unified one does not: there it is that of the first
-/// controllers (`cpuset` and `cpu`, where the kernel has them), if it is below their root.
+/// controller (`cpuset`, where the kernel has it), if that is a pod's. Of all others it is the unified one, as procfs is read too.
 #[inline(always)]
 fn group_of(set: Ptr) -> Ptr {
     let unified = read_ptr(set, layout!(css_set_dfl_cgrp));
-    let found = known(layout!(css_set_subsys)) && known(layout!(css_cgroup)) && known(layout!(kn_parent));
-    if !found || !known(layout!(cgroup_root)) {
+    let found = known(layout!(css_set_subsys)) && known(layout!(css_cgroup)) && known(layout!(cgroup_root));
+    if !found || !known(layout!(kn_parent)) || !known(layout!(kn_name)) {
         return unified;
     }
-    let root = read_ptr(unified, layout!(cgroup_root));
-    let mut at = 0;
-    while at < CONTROLLERS {
-        let css = read_ptr(set, layout!(css_set_subsys) + at * 8);
-        let group = read_ptr(css, layout!(css_cgroup));
-        let parent = read_ptr(read_ptr(group, layout!(cgroup_kn)), layout!(kn_parent));
-        if !parent.is_null() && read_ptr(group, layout!(cgroup_root)) != root {
+    let group = read_ptr(read_ptr(set, layout!(css_set_subsys)), layout!(css_cgroup));
+    if read_ptr(group, layout!(cgroup_root)) == read_ptr(unified, layout!(cgroup_root)) {
+        return unified;
+    }
+    let mut kn = read_ptr(group, layout!(cgroup_kn));
+    for _ in 0..limits::CGROUP_DEPTH {
+        let name = read_ptr(kn, layout!(kn_name));
+        if kn.is_null() || name.is_null() {
+            break;
+        }
+        if read(name, 0, 0_u64) == u64::from_ne_bytes(*b"kubepods") {
             return group;
         }
-        at += 1;
+        kn = read_ptr(kn, layout!(kn_parent));
     }
     unified
 }

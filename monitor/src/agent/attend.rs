@@ -14,7 +14,7 @@ use crate::export::Exporter;
 use crate::inventory::api::{Cluster, Remembered};
 use crate::inventory::mesh::CniDirs;
 use crate::judge::{Command, World as _};
-use crate::model::{Draft, RecordBody, Severity, Time};
+use crate::model::{Draft, GapBody, RecordBody, Severity, Time};
 use crate::profile::Layout;
 use crate::status::Query;
 
@@ -55,6 +55,8 @@ pub(super) struct Agent {
     pub(super) commands: mpsc::Sender<Command>,
     /// The judge was told of baselines or pods since memory was last given back.
     pub(super) told: bool,
+    /// That no agent ran before this one, until all is verified.
+    pub(super) absence: Option<String>,
 }
 
 impl Agent {
@@ -77,6 +79,7 @@ impl Agent {
                     if done.is_ok() {
                         self.held.write();
                         memory::trim();
+                        send(&self.drafts, self.absence.take().map(made_good).into_iter().collect()).await;
                         ready.send_replace(true);
                         announce();
                     }
@@ -288,6 +291,13 @@ fn announce() {
     if let Err(e) = writeln!(out, "ready").and_then(|()| out.flush()) {
         tracing::debug!(error = %e, "nobody reads stdout");
     }
+}
+
+/// All was verified since no agent ran.
+fn made_good(absence: String) -> Draft {
+    let at = super::ABSENCE.to_owned();
+    let body = GapBody { at, reason: absence, reconciled: true, ..GapBody::default() };
+    Draft::now(Severity::Low, RecordBody::Gap(body))
 }
 
 pub(super) async fn send(drafts: &mpsc::Sender<Vec<Draft>>, batch: Vec<Draft>) {

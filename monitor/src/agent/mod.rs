@@ -137,7 +137,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
     recording.spawn(recorder::run(drafts, handle.clone(), Arc::clone(&opened)));
     let history = history(&handle, &opened)?;
     serving.spawn(summary::run(handle.clone(), history.summed, summary::EVERY, stop.clone()));
-    send(&drafts_tx, opening(&recovered, &health, (&why, resumes), &history)).await;
+    let absence = history.absence(resumes);
+    send(&drafts_tx, opening(&recovered, &health, &why, absence.clone())).await;
 
     let (ready_tx, ready) = watch::channel(false);
     let remembered = Remembered::new(&config.state_dir);
@@ -243,6 +244,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         drafts: drafts_tx,
         commands: commands_tx,
         told: false,
+        absence,
     };
     // Whatever it waits for, a signal ends it.
     let reason = match signals() {
@@ -305,6 +307,20 @@ struct History {
     accepted: InJournal,
 }
 
+/// Where what was not seen between two agents is said to be lost.
+const ABSENCE: &str = "agent";
+
+impl History {
+    /// That no agent ran for a while, if one did before.
+    fn absence(&self, resumes: bool) -> Option<String> {
+        let sensing = if resumes { "its programs went on, and what they saw is read; " } else { "" };
+        let since = self.last?;
+        Some(format!(
+            "no agent ran between {since} and this one's start; {sensing}all objects are verified again"
+        ))
+    }
+}
+
 /// Takes note of a baseline that was accepted into the store.
 fn note_accepted(accepted: &mut InJournal, record: &Record) {
     let RecordBody::BaselineAccepted(body) = &record.body else { return };
@@ -350,12 +366,7 @@ fn history(handle: &JournalHandle, opened: &Opened) -> Result<History, StartErro
 }
 
 /// The first records of a run: that it began, what was not seen before it, and what it sees.
-fn opening(
-    recovered: &Recovered,
-    health: &Health,
-    (why, resumes): (&[String], bool),
-    history: &History,
-) -> Vec<Draft> {
+fn opening(recovered: &Recovered, health: &Health, why: &[String], absence: Option<String>) -> Vec<Draft> {
     let boot_id =
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let resumed_after = match (recovered.fresh, recovered.clean_stop) {
@@ -382,10 +393,8 @@ fn opening(
     if let Some(repaired) = &recovered.repaired {
         gap("journal", recovered.lost_records, repaired.clone(), Severity::Medium);
     }
-    if let Some(last) = history.last {
-        let sensing = if resumes { "its programs went on, and what they saw is read; " } else { "" };
-        let reason = format!("no agent ran between {last} and now; {sensing}all objects are verified again");
-        gap("agent", 0, reason, Severity::Low);
+    if let Some(absence) = absence {
+        gap(ABSENCE, 0, absence, Severity::Low);
     }
     let reason = if why.is_empty() { "started".to_owned() } else { format!("started; {}", why.join("; ")) };
     let sensor = health.body(reason);

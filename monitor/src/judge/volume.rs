@@ -3,7 +3,7 @@
 //! A publish is judged, not excluded: lawful writer AND lawful shape AND content as sealed. What the kubelet itself
 //! publishes with other bytes is `content`; what anyone else does, even with the right bytes, is a violation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::baseline::volume::DATA;
 use crate::baseline::{Aspect, Difference, Found, FoundKind, Publish};
@@ -32,13 +32,47 @@ pub(crate) struct Volume<'a, F: Fn(&HostPath) -> ObjectRef> {
     pub(crate) inner: F,
 }
 
+/// Which member an act was on.
+#[derive(Default)]
+struct Members<'a> {
+    by_inode: HashMap<InodeKey, &'a [u8]>,
+    by_name: HashMap<&'a [u8], &'a [u8]>,
+}
+
+impl<'a> Members<'a> {
+    /// Those that are there now, and those that were.
+    fn of(found: Option<&'a Found>, then: &'a BTreeMap<Box<[u8]>, Seen>) -> Self {
+        let now = match found.map(|found| &found.kind) {
+            Some(FoundKind::Volume { entries, .. }) => Some(entries),
+            _ => None,
+        };
+        let now = now.into_iter().flatten().map(|(path, found)| (&**path, found.inode));
+        let then = then.iter().map(|(path, seen)| (&**path, seen.inode()));
+        let mut members = Self::default();
+        for (path, inode) in now.chain(then) {
+            members.by_inode.entry(inode).or_insert(path);
+            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+            members.by_name.entry(name).or_insert(path);
+        }
+        members
+    }
+
+    /// By its inode, or else by its name.
+    fn of_act(&self, act: &Act) -> Option<&'a [u8]> {
+        let known = act.inode.and_then(|inode| self.by_inode.get(&inode));
+        known.or_else(|| self.by_name.get(act.path.name())).copied()
+    }
+}
+
 impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
     /// Judges it.
     pub(crate) fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
+        let acted = !self.lawful.is_empty() || !self.unlawful.is_empty();
+        let members = if acted { Members::of(self.found, self.members) } else { Members::default() };
         verdict.attempts.extend(self.unlawful.iter().filter(|act| act.denied).map(|act| (*act).clone()));
         for difference in self.differences {
-            verdict.findings.push(self.standing(difference));
+            verdict.findings.push(self.standing(difference, &members));
         }
         if self.found.is_none() || self.first {
             return verdict;
@@ -52,7 +86,7 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
             finding.standing = false;
             verdict.findings.push(finding);
         }
-        self.unlawful_acts(&mut verdict);
+        self.unlawful_acts(&mut verdict, &members);
         verdict
     }
 
@@ -61,7 +95,7 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
     }
 
     /// Something is not as sealed.
-    fn standing(&self, difference: &Difference) -> Finding {
+    fn standing(&self, difference: &Difference, members: &Members<'_>) -> Finding {
         let entry = difference.entry.as_deref();
         let path = entry.map_or_else(|| self.object.path.clone(), |entry| self.path_of(entry));
         let was_there = difference.expected.values().all(|kind| kind != "none");
@@ -81,7 +115,7 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
             _ => act.touches_names(),
         };
         let swings = |act: &&Act| act.to.as_ref().is_some_and(|to| to.name() == DATA);
-        let reaches = |act: &&Act| entry.is_none_or(|entry| self.reaches(act, entry));
+        let reaches = |act: &&Act| entry.is_none_or(|entry| reaches(members.of_act(act), act, entry));
         let among = |acts: &[&Act]| {
             let fitting = || acts.iter().copied().filter(fits).filter(reaches);
             // A publish takes effect with the rename onto `..data`, whatever was written before.
@@ -93,7 +127,7 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
         let inner = (self.inner)(&path);
         let round = Round { object: &inner, acts: &from };
         let mut finding = round.finding(kind, act, difference.expected.clone(), difference.actual.clone());
-        let elsewhere = |act: &&Act| act.path != path && (entry.is_none() || self.member(act) != entry);
+        let elsewhere = |act: &&Act| act.path != path && (entry.is_none() || members.of_act(act) != entry);
         finding.detail = difference.detail.clone().or_else(|| {
             let act = finding.act.as_ref().filter(elsewhere)?;
             Some(format!("through {}", act.path))
@@ -101,34 +135,8 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
         finding
     }
 
-    /// The member that an act was on: by its inode, or else by its name.
-    fn member(&self, act: &Act) -> Option<&[u8]> {
-        let entries = match self.found.map(|found| &found.kind) {
-            Some(FoundKind::Volume { entries, .. }) => Some(entries),
-            _ => None,
-        };
-        let now = || entries.into_iter().flatten().map(|(path, found)| (&**path, found.inode));
-        let then = || self.members.iter().map(|(path, seen)| (&**path, seen.inode()));
-        let is_it = |(_, inode): &(&[u8], InodeKey)| act.inode == Some(*inode);
-        let named =
-            |(path, _): &(&[u8], InodeKey)| path.rsplit(|byte| *byte == b'/').next() == Some(act.path.name());
-        let found = now().find(is_it).or_else(|| then().find(is_it));
-        found.or_else(|| now().find(named)).or_else(|| then().find(named)).map(|(path, _)| path)
-    }
-
-    /// An act may have changed that entry: it was on it, or on the name of a directory that it lies in. A publication's own directories have
-    /// names that begin with two dots, and all members lie in them.
-    fn reaches(&self, act: &Act, entry: &[u8]) -> bool {
-        let lies_in = |name: &[u8]| {
-            name.starts_with(b"..") || entry.split(|byte| *byte == b'/').any(|part| part == name)
-        };
-        let names = act.touches_names() || entry == b".";
-        self.member(act) == Some(entry)
-            || names && (lies_in(act.path.name()) || act.to.as_ref().is_some_and(|to| lies_in(to.name())))
-    }
-
     /// Acts of others than the lawful writers that left nothing wrong behind.
-    fn unlawful_acts(&self, verdict: &mut Verdict) {
+    fn unlawful_acts(&self, verdict: &mut Verdict, members: &Members<'_>) {
         let acts = || self.unlawful.iter().copied().filter(|act| !act.denied);
         let names: Vec<&Act> = acts().filter(|act| act.touches_names() && !self.told(verdict, act)).collect();
         if let Some(act) = decisive(names.iter().copied()) {
@@ -145,11 +153,11 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
             if self.told(verdict, act) {
                 continue;
             }
-            if act.operation == Operation::Open || !self.moved(act) {
+            let member = members.of_act(act);
+            if act.operation == Operation::Open || !self.moved(member) {
                 verdict.attempts.push(act.clone());
                 continue;
             }
-            let member = self.member(act);
             if let Some(told) = member.and_then(|member| Self::wrong(verdict, &self.path_of(member))) {
                 // As wrong as another left it, and this one had a part in it.
                 let mut finding = told.clone();
@@ -195,12 +203,22 @@ impl<F: Fn(&HostPath) -> ObjectRef> Volume<'_, F> {
     }
 
     /// The member an act was on is not as it was at the last look.
-    fn moved(&self, act: &Act) -> bool {
+    fn moved(&self, member: Option<&[u8]>) -> bool {
         let Some(FoundKind::Volume { entries, .. }) = self.found.map(|found| &found.kind) else {
             return true;
         };
-        let Some(member) = self.member(act) else { return true };
+        let Some(member) = member else { return true };
         let (then, now) = (self.members.get(member), entries.get(member).map(Seen::from));
         then.is_none() || then.copied() != now
     }
+}
+
+/// An act, which was on that member, may have changed that entry: it was on it, or on the name of a directory that it lies in. A
+/// publication's own directories have names that begin with two dots, and all members lie in them.
+fn reaches(member: Option<&[u8]>, act: &Act, entry: &[u8]) -> bool {
+    let lies_in =
+        |name: &[u8]| name.starts_with(b"..") || entry.split(|byte| *byte == b'/').any(|part| part == name);
+    let names = act.touches_names() || entry == b".";
+    member == Some(entry)
+        || names && (lies_in(act.path.name()) || act.to.as_ref().is_some_and(|to| lies_in(to.name())))
 }

@@ -84,6 +84,10 @@ pub(super) fn killed_while_violated_it_goes_on() -> Result<()> {
     agent.find("gap", |record| {
         record["kind"] == "gap" && record["at"] == "agent" && record["seq"].as_u64() > Some(last)
     })?;
+    let good = agent.find("its end", |record| {
+        record["kind"] == "gap" && record["at"] == "agent" && record["reconciled"] == true
+    })?;
+    ensure!(good["seq"].as_u64() > Some(last), "told before: {good}");
     let (status, code) = agent.status()?;
     ensure!(status["posture"] == "violated" && code == 1, "{} ({code})", status["posture"]);
     let open: usize = if kept { 3 } else { 2 };
