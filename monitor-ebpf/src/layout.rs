@@ -93,9 +93,6 @@ layout! {
     mount_mnt_child = Member("mount.mnt_child", 0);
     list_prev = Member("list_head.prev", 8);
     css_set_dfl_cgrp = Member("css_set.dfl_cgrp", 8);
-    css_set_subsys = Member("css_set.subsys", 0);
-    css_cgroup = Member("cgroup_subsys_state.cgroup", 8);
-    cgroup_root = Member("cgroup.root", 8);
     cgroup_kn = Member("cgroup.kn", 8);
     kn_name = Member("kernfs_node.name", 8);
     kn_parent = Member("kernfs_node.parent|kernfs_node.__parent", 8);

@@ -75,7 +75,7 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
     let mut truncated = true;
     if known(layout!(css_set_dfl_cgrp)) && known(layout!(cgroup_kn)) {
         let set = read_ptr(task, layout!(task_cgroups));
-        let group = group_of(set);
+        let group = read_ptr(set, layout!(css_set_dfl_cgrp));
         if !group.is_null() {
             // SAFETY: the array is as long as the walk expects.
             truncated = unsafe {
@@ -94,33 +94,6 @@ pub(crate) unsafe fn capture(actor: *mut Actor) {
     unsafe {
         (*actor).flags = flags;
     }
-}
-
-/// The cgroup that tells a pod. Where controllers are on hierarchies of version 1 the unified one does not: there it is that of the first
-/// controller (`cpuset`, where the kernel has it), if that is a pod's. Of all others it is the unified one, as procfs is read too.
-#[inline(always)]
-fn group_of(set: Ptr) -> Ptr {
-    let unified = read_ptr(set, layout!(css_set_dfl_cgrp));
-    let found = known(layout!(css_set_subsys)) && known(layout!(css_cgroup)) && known(layout!(cgroup_root));
-    if !found || !known(layout!(kn_parent)) || !known(layout!(kn_name)) {
-        return unified;
-    }
-    let group = read_ptr(read_ptr(set, layout!(css_set_subsys)), layout!(css_cgroup));
-    if read_ptr(group, layout!(cgroup_root)) == read_ptr(unified, layout!(cgroup_root)) {
-        return unified;
-    }
-    let mut kn = read_ptr(group, layout!(cgroup_kn));
-    for _ in 0..limits::CGROUP_DEPTH {
-        let name = read_ptr(kn, layout!(kn_name));
-        if kn.is_null() || name.is_null() {
-            break;
-        }
-        if read(name, 0, 0_u64) == u64::from_ne_bytes(*b"kubepods") {
-            return group;
-        }
-        kn = read_ptr(kn, layout!(kn_parent));
-    }
-    unified
 }
 
 #[inline(always)]

@@ -92,6 +92,10 @@ impl Attribution {
 
     /// Fills in cgroup path, container, pod, and the executable's hash where they are not known yet.
     pub fn enrich(&mut self, actor: &mut Actor) {
+        if actor.cgroup_id != 0 && self.view.may_hide_a_pod(actor.cgroup.as_deref()) {
+            // Where it has ended, it is not known.
+            (actor.cgroup, actor.cgroup_id) = (self.proc.cgroup_of(actor), 0);
+        }
         if let Some(path) = &actor.cgroup {
             // With an id it was read in the kernel, in the host's terms; without one in procfs, in this process's.
             if actor.cgroup_id == 0 {

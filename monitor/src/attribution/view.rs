@@ -25,6 +25,9 @@ pub struct CgroupView {
     /// This process's cgroup namespace root, in the host's terms; `None` where that cannot be found out.
     own_root: Option<String>,
     by_id: HashMap<u64, String>,
+    /// Controllers are on hierarchies of version 1, where pods are: the unified one, which is all that programs in the kernel tell, says
+    /// nothing of them.
+    first_version: bool,
     walked: Option<Instant>,
 }
 
@@ -33,7 +36,13 @@ impl CgroupView {
     #[must_use]
     pub fn new(host_root: &Path, proc: &Proc) -> Self {
         let host = unified(&host_root.join("sys/fs/cgroup"));
-        let mut view = Self { host, own_root: None, by_id: HashMap::new(), walked: None };
+        let mut view = Self {
+            host,
+            own_root: None,
+            by_id: HashMap::new(),
+            first_version: proc.has_controllers_of_version_1(),
+            walked: None,
+        };
         // pid 1 is at the top or in a scope right below it: procfs shows it climbing only from another namespace.
         let foreign = proc.cgroup(1).is_some_and(|path| path.starts_with("/.."));
         view.own_root = if foreign { view.find_own_root() } else { Some("/".to_owned()) };
@@ -46,6 +55,12 @@ impl CgroupView {
     pub fn absolute(&self, shown: &str) -> String {
         let Some(own_root) = &self.own_root else { return shown.to_owned() };
         join(own_root, shown)
+    }
+
+    /// Whether what a program in the kernel told of a process's cgroup may hide that it is in a pod.
+    #[must_use]
+    pub fn may_hide_a_pod(&self, told: Option<&str>) -> bool {
+        self.first_version && !told.is_some_and(super::cgroup::in_kubepods)
     }
 
     /// The path of a cgroup v2 id. Walks the hierarchy if the id is new, at most once a second.
@@ -110,6 +125,7 @@ fn join(base: &str, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{CgroupView, join};
+    use crate::inventory::procs::Proc;
     use std::collections::HashMap;
     use std::os::unix::fs::MetadataExt as _;
 
@@ -123,12 +139,35 @@ mod tests {
     }
 
     #[test]
+    fn what_the_unified_hierarchy_says_is_no_proof_beside_one_of_version_1() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("1")).unwrap();
+        for (text, hides) in [
+            ("0::/init.scope\n", false),
+            ("1:name=systemd:/init.scope\n0::/init.scope\n", false),
+            ("5:cpuset:/\n1:name=systemd:/init.scope\n0::/init.scope\n", true),
+        ] {
+            std::fs::write(dir.path().join("1/cgroup"), text).unwrap();
+            let view = CgroupView::new(dir.path(), &Proc::new(dir.path()));
+            for told in [None, Some("/"), Some("/system.slice/containerd.service")] {
+                assert_eq!(view.may_hide_a_pod(told), hides, "{text} {told:?}");
+            }
+            assert!(!view.may_hide_a_pod(Some("/kubepods/pod1/c")));
+        }
+    }
+
+    #[test]
     fn ids_are_found_and_unknown_roots_stay_visible() {
         let dir = tempfile::tempdir().unwrap();
         let leaf = dir.path().join("system.slice/kubelet.service");
         std::fs::create_dir_all(&leaf).unwrap();
-        let mut view =
-            CgroupView { host: dir.path().to_owned(), own_root: None, by_id: HashMap::new(), walked: None };
+        let mut view = CgroupView {
+            host: dir.path().to_owned(),
+            own_root: None,
+            by_id: HashMap::new(),
+            first_version: false,
+            walked: None,
+        };
         let id = std::fs::metadata(&leaf).unwrap().ino();
         assert_eq!(view.path_of(id).as_deref(), Some("/system.slice/kubelet.service"));
         assert_eq!(view.path_of(u64::MAX), None);

@@ -131,6 +131,27 @@ impl Proc {
         parse_cgroup(&text, ending)
     }
 
+    /// As [`Self::cgroup`], if the process that has the number is still that one.
+    #[must_use]
+    pub fn cgroup_of(&self, actor: &Actor) -> Option<String> {
+        let is_it = || {
+            let start = self.ticks_to_ns(self.stat(actor.tgid).ok()?.start_ticks);
+            (start.abs_diff(actor.start_boottime) <= self.tick_ns()).then_some(())
+        };
+        is_it()?;
+        let path = self.cgroup(actor.tgid)?;
+        is_it().map(|()| path)
+    }
+
+    /// Whether controllers are on hierarchies of version 1.
+    #[must_use]
+    pub fn has_controllers_of_version_1(&self) -> bool {
+        let text = read(&self.path(1, "cgroup"), FILE_MAX).unwrap_or_default();
+        let named =
+            |line: &str| line.split(':').nth(1).is_some_and(|it| !it.is_empty() && !it.starts_with("name="));
+        String::from_utf8_lossy(&text).lines().any(named)
+    }
+
     /// A thread of the process that is not ending, itself first. The thread that a process began with may end before others: what is read of
     /// it then is nothing, and what the others run goes on.
     fn living_thread(&self, pid: u32, leader: &Stat) -> u32 {
@@ -386,8 +407,12 @@ mod tests {
     fn this_process_is_read() {
         let actor = Proc::default().actor(std::process::id()).unwrap();
         assert_eq!(actor.tgid, std::process::id());
-        assert_eq!(actor.exe.unwrap().as_path(), std::env::current_exe().unwrap());
+        assert_eq!(actor.exe.clone().unwrap().as_path(), std::env::current_exe().unwrap());
         assert!(actor.start_time.unwrap() < crate::model::Time::now());
+        // Another one that has its number later is not taken for it.
+        assert_eq!(Proc::default().cgroup_of(&actor), actor.cgroup);
+        let later = crate::model::Actor { start_boottime: actor.start_boottime + 1_000_000_000, ..actor };
+        assert_eq!(Proc::default().cgroup_of(&later), None);
     }
 
     #[test]
