@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::baseline::{Found, FoundKind, ObserveError, Seal};
-use crate::model::{Class, Draft, GapBody, RecordBody, Resolution, Severity, Time, ViolationKind};
+use crate::model::{Class, Draft, GapBody, Operation, RecordBody, Resolution, Severity, Time, ViolationKind};
 
 use super::acts::{Act, Acts};
 use super::look::{Job, Look};
@@ -103,6 +103,10 @@ impl Judge {
         }
         let (lately, more) = (lately(&acts, &attempts, job.closed), acts.more);
         let opens_alone = acts.are_around() || acts.are_opens();
+        if late && attempts.iter().any(|act| act.operation == Operation::Rename) {
+            // A directory above may be moved yet.
+            self.ways.stale(LATE_EFFECT);
+        }
         for act in attempts {
             self.attempt(&object, &act);
         }

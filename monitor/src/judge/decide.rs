@@ -111,7 +111,9 @@ impl Judge {
         let reverted = verdict.findings.iter().position(undone);
         let reverted = reverted.and_then(|at| verdict.findings.remove(at).act);
         let tried = || verdict.attempts.iter().position(moves).map(|at| verdict.attempts.remove(at));
-        let act = reverted.or_else(tried);
+        // It was told as an attempt, and came to pass later.
+        let lately = || unit.apart().lately.iter().find(|act| moves(act)).cloned();
+        let act = reverted.or_else(tried).or_else(lately);
         let acts: Vec<&Act> = act.iter().collect();
         let round = Round { object: &unit.object_ref(), acts: &acts };
         let mut finding = round.finding(ViolationKind::Renamed, act.clone(), State::new(), State::new());
