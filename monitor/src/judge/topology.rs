@@ -96,6 +96,8 @@ struct Apart {
     link: bool,
     /// There was a directory before it.
     turned: bool,
+    /// Nothing stands here, where a directory did.
+    left: bool,
     /// What the sensor was told.
     watched: Option<(InodeKey, WatchKind)>,
 }
@@ -121,10 +123,13 @@ impl Way {
     /// Takes note of what stands there now.
     fn now_stands(&mut self, stands: Option<Stands>, link: bool) {
         let was_link = self.apart.as_ref().is_some_and(|apart| apart.link);
-        if link || was_link {
-            let turned = link && (self.turned() || !was_link && self.stands.is_some());
+        let left = self.apart.as_ref().is_some_and(|apart| apart.left);
+        let stood = !was_link && (self.stands.is_some() || left);
+        let leaves = stands.is_none() && stood;
+        if link || was_link || left || leaves {
+            let turned = link && (self.turned() || stood);
             let apart = self.apart();
-            (apart.link, apart.turned) = (link, turned);
+            (apart.link, apart.turned, apart.left) = (link, turned, leaves);
         }
         self.stands = stands;
     }
