@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::baseline::{Root, Seal, SealedObject};
+use crate::baseline::{Root, SealedObject};
 use crate::inventory::pods::{Claimed, claimed};
 use crate::model::{HostPath, Source, Target};
 
@@ -151,12 +151,12 @@ pub fn target_of(path: &HostPath, kubelet_root: &HostPath) -> Option<Target> {
 
 /// Puts in what the signed baseline says a file of a volume comes from (`ConfigMap/name:key`), where nobody else tells the name.
 pub fn sealed_source(target: &mut Target, path: &HostPath, volume: &SealedObject) {
-    let (Seal::Volume { entries }, Some(rest)) = (&volume.seal, path.below(&volume.path)) else { return };
+    let Some(rest) = path.below(&volume.path) else { return };
     let known = target.source.as_ref();
     if known.is_some_and(|source| source.name.is_some()) {
         return;
     }
-    let entry = entries.iter().find(|entry| *entry.path == *published(rest));
+    let entry = volume.seal.member(published(rest));
     let Some((kind, object)) = entry.and_then(|entry| entry.source.as_deref()?.split_once('/')) else {
         return;
     };

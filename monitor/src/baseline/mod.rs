@@ -143,6 +143,18 @@ pub fn read_bounded(path: &std::path::Path, max: u64) -> Result<Vec<u8>, Error> 
     Ok(bytes)
 }
 
+/// Removes what a process left that died while it wrote, or what somebody put there, so that a file can be made anew: to open a FIFO for
+/// writing would wait for ever.
+///
+/// # Errors
+/// It is there still.
+pub(crate) fn remove_left_over(path: &std::path::Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a whole file: beside, synced, renamed into place, directory synced. Nothing half-written is ever seen.
 ///
 /// # Errors
@@ -166,11 +178,7 @@ pub fn write_atomic(path: &std::path::Path, bytes: &[u8], mode: u32) -> Result<(
         if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) {
             return Err(std::io::Error::other("not a regular file"));
         }
-        // A left-over of a process that died while it wrote.
-        match std::fs::remove_file(&beside) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        remove_left_over(&beside)?;
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;

@@ -175,6 +175,14 @@ impl Seal {
             Self::Directory { .. } | Self::Volume { .. } => EntryKind::Directory,
         }
     }
+
+    /// A volume's entry of that logical path.
+    #[must_use]
+    pub fn member(&self, path: &[u8]) -> Option<&VolumeEntry> {
+        let Self::Volume { entries } = self else { return None };
+        let at = entries.binary_search_by(|entry| (*entry.path).cmp(path)).ok()?;
+        entries.get(at)
+    }
 }
 
 /// One logical file or directory of a volume.

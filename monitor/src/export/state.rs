@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use crate::baseline::open_regular;
+use crate::baseline::{open_regular, remove_left_over};
 use crate::config::{Endpoint, Protocol};
 
 /// Bytes of dead letters kept in one file; there are two.
@@ -93,11 +93,7 @@ impl Store {
     pub(super) fn save(&self, cursor: &Cursor) -> io::Result<()> {
         let tmp = self.file.with_extension("tmp");
         let bytes = serde_json::to_vec(cursor)?;
-        // A left-over, or what somebody put there.
-        match fs::remove_file(&tmp) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        remove_left_over(&tmp)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp)?;
         file.write_all(&bytes)?;
         file.sync_data()?;

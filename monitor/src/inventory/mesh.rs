@@ -139,14 +139,7 @@ impl Node<'_> {
                 let last = depth + 1 == parts.len();
                 let mut next = Vec::new();
                 for dir in &found {
-                    let all = if part.iter().any(|byte| matches!(byte, b'*' | b'?')) {
-                        let mut all = names(self.host_root, dir, &mut complete);
-                        all.retain(|name| wildcard(part, name));
-                        all
-                    } else {
-                        vec![part.clone()]
-                    };
-                    for name in all {
+                    for name in fitting(self.host_root, dir, part, &mut complete) {
                         if room == 0 {
                             return false;
                         }
@@ -208,6 +201,16 @@ fn host_path(host_root: &Path, proc: &Proc, mounts: &Mounts, pid: u32, exe: &Hos
         return Some(exe.clone());
     }
     mounts.host_path(inode.dev, exe).filter(same)
+}
+
+/// Names in a directory that a part of a pattern fits: itself, there or not, where it has no placeholder.
+fn fitting(host_root: &Path, dir: &HostPath, part: &[u8], complete: &mut bool) -> Vec<Vec<u8>> {
+    if !part.iter().any(|byte| matches!(byte, b'*' | b'?')) {
+        return vec![part.to_vec()];
+    }
+    let mut all = names(host_root, dir, complete);
+    all.retain(|name| wildcard(part, name));
+    all
 }
 
 /// Names in a directory of the host; `complete` is cleared where there are more than are looked at.

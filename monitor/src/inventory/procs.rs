@@ -147,9 +147,9 @@ impl Proc {
     #[must_use]
     pub fn has_controllers_of_version_1(&self) -> bool {
         let text = read(&self.path(1, "cgroup"), FILE_MAX).unwrap_or_default();
-        let named =
-            |line: &str| line.split(':').nth(1).is_some_and(|it| !it.is_empty() && !it.starts_with("name="));
-        String::from_utf8_lossy(&text).lines().any(named)
+        let text = String::from_utf8_lossy(&text);
+        hierarchies(&text)
+            .any(|(controllers, _)| !controllers.is_empty() && !controllers.starts_with("name="))
     }
 
     /// A thread of the process that is not ending, itself first. The thread that a process began with may end before others: what is read of
@@ -301,6 +301,15 @@ fn parse_status(text: &[u8]) -> Option<Status> {
     Some(Status { tgid: tgid?, uid: uid?, tracer: tracer? })
 }
 
+/// Controllers and path of each line of a `cgroup` file; no controllers on the unified hierarchy.
+fn hierarchies(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        Some((controllers, path))
+    })
+}
+
 /// One path out of all controllers' lines: one below kubepods if any is, else the unified one, else systemd's.
 ///
 /// Of a process that is `ending` the kernel says `/` on each hierarchy of version 1 (`proc_cgroup_show`), whatever it was in: then it is not
@@ -309,13 +318,8 @@ fn parse_cgroup(text: &[u8], ending: bool) -> Option<String> {
     // What the kernel puts behind the name of one that was removed.
     const GONE: &str = " (deleted)";
     let text = String::from_utf8_lossy(text);
-    let lines: Vec<(&str, &str)> = text
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            Some((controllers, path.strip_suffix(GONE).unwrap_or(path)))
-        })
+    let lines: Vec<(&str, &str)> = hierarchies(&text)
+        .map(|(controllers, path)| (controllers, path.strip_suffix(GONE).unwrap_or(path)))
         .collect();
     let mut first_version = lines.iter().filter(|(controllers, _)| !controllers.is_empty()).peekable();
     let forgotten = ending && first_version.peek().is_some() && first_version.all(|(_, path)| *path == "/");

@@ -471,17 +471,11 @@ impl Unit {
     /// Something inside it that is, or should not be, an object of its own.
     pub(crate) fn inner_ref(&self, path: HostPath) -> ObjectRef {
         let object = self.object_ref();
-        let member = match &self.object().seal {
-            Seal::Volume { entries } => path.below(&object.path).and_then(|inside| {
-                let at = entries.binary_search_by(|entry| (*entry.path).cmp(inside)).ok()?;
-                entries.get(at).map(|entry| entry.class)
-            }),
-            _ => None,
-        };
+        let member = path.below(&object.path).and_then(|inside| self.object().seal.member(inside));
         ObjectRef {
             id: SealedObject::id_of(&self.source().name, &path).to_string(),
             path,
-            class: member.unwrap_or(object.class),
+            class: member.map_or(object.class, |entry| entry.class),
             ..object
         }
     }

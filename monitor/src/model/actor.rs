@@ -212,7 +212,7 @@ pub struct Source {
     pub kind: String,
     /// Namespace, where known.
     pub namespace: Option<String>,
-    /// The object's name, where the API tells it. Never the volume's: that is [`Target::volume`].
+    /// The object's name, where the API or the signed baseline tells it. Never the volume's: that is [`Target::volume`].
     pub name: Option<String>,
     /// Uid, where known.
     pub uid: Option<String>,

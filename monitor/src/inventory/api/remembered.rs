@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::known::Cluster;
+use crate::baseline::remove_left_over;
 
 /// Longest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -53,11 +54,7 @@ impl Remembered {
             node_labels: cluster.labels.clone(),
         };
         let new = self.file.with_extension("new");
-        // A left-over, or what somebody put there: to open a FIFO for writing would wait for ever.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_left_over(&new)?;
         let mut file = fs::File::create_new(&new)?;
         file.write_all(&serde_json::to_vec(&kept)?)?;
         file.sync_all()?;

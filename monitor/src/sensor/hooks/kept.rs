@@ -27,7 +27,7 @@ use super::decode::{call_end, decode};
 use super::ends::Ends;
 use super::pinned::{self, ROOT, Refused, lock, remove};
 use super::prog_info;
-use crate::baseline::{NoFile, open_regular};
+use crate::baseline::{NoFile, open_regular, remove_left_over};
 use crate::model::{Clock, HostPath, Observation, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 
@@ -332,11 +332,7 @@ impl Keeper {
         let path = self.state_dir.join(NOTE);
         let next = self.state_dir.join(format!("{NOTE}.next"));
         let write = || -> std::io::Result<()> {
-            // A left-over, or what somebody put there: to open a FIFO for writing would wait for ever.
-            match fs::remove_file(&next) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_left_over(&next)?;
             let mut file = File::options().write(true).create_new(true).mode(0o600).open(&next)?;
             file.write_all(&serde_json::to_vec(note)?)?;
             file.sync_all()?;
