@@ -28,7 +28,7 @@ pub(super) struct Queue {
 impl Queue {
     /// Reads from `fd` until `stop` becomes readable.
     pub(super) fn new(fd: &Arc<OwnedFd>, stop: &Stop, tx: Sender<SensorEvent>) -> Self {
-        Self { fd: Arc::clone(fd), stop: Arc::clone(&stop.0), tx }
+        Self { fd: Arc::clone(fd), stop: stop.descriptor(), tx }
     }
 
     /// The queue's descriptor.
@@ -71,6 +71,11 @@ impl Stop {
     /// Not yet.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// What becomes readable when it is time to stop.
+    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
     }
 
     /// Starts the reader under that name; it ends when what is returned is dropped.

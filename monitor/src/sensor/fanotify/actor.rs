@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::living::Living;
 use super::parse::Pidfd;
 use super::sys;
 use crate::inventory::procs::{Proc, ProcError};
@@ -18,11 +19,24 @@ pub trait ActorSource: Send + Sync + std::fmt::Debug {
     fn lookup(&self, pid: u32) -> Option<Actor>;
 }
 
+/// Why procfs does not tell who it was.
+#[derive(Debug, thiserror::Error)]
+enum Unknown {
+    #[error("it exited before it could be read (pid {0})")]
+    Gone(u32),
+    #[error("pid {0} may have been reused since")]
+    Reused(u32),
+    /// It is not known which of the two programs acted: what is remembered of it may be the other.
+    #[error("pid {0} executed another program while it was read")]
+    Executed(u32),
+}
+
 /// Finds actors.
 #[derive(Debug)]
 pub(super) struct Actors {
     proc: Proc,
     source: Option<Arc<dyn ActorSource>>,
+    living: Arc<Living>,
     /// The last one, for bursts of one process.
     last: Option<(Instant, Actor)>,
 }
@@ -31,8 +45,8 @@ pub(super) struct Actors {
 const FRESH: Duration = Duration::from_millis(10);
 
 impl Actors {
-    pub(super) fn new(proc: Proc, source: Option<Arc<dyn ActorSource>>) -> Self {
-        Self { proc, source, last: None }
+    pub(super) fn new(proc: Proc, source: Option<Arc<dyn ActorSource>>, living: Arc<Living>) -> Self {
+        Self { proc, source, living, last: None }
     }
 
     /// The actor of an event, or why it is not known. `quiet` is when (nanoseconds since boot) the queue was last
@@ -42,10 +56,15 @@ impl Actors {
             Ok(0) | Err(_) => return Err("it runs in another pid namespace, or is a kernel thread".into()),
             Ok(pid) => pid,
         };
-        self.live(pid, pidfd, quiet).or_else(|reason| {
-            let gone = self.source.as_ref().and_then(|source| source.lookup(pid));
-            gone.map(Box::new).ok_or(reason)
-        })
+        let unknown = match self.live(pid, pidfd, quiet) {
+            Ok(actor) => return Ok(actor),
+            Err(unknown @ Unknown::Executed(_)) => return Err(unknown.to_string()),
+            Err(unknown) => unknown,
+        };
+        let source = self.source.as_ref();
+        let remembered = source.and_then(|source| source.lookup(pid));
+        let remembered = remembered.or_else(|| self.living.lookup(pid, quiet));
+        remembered.map(Box::new).ok_or_else(|| unknown.to_string())
     }
 
     fn read(&mut self, pid: u32) -> Result<Actor, ProcError> {
@@ -65,20 +84,19 @@ impl Actors {
         Ok(actor)
     }
 
-    fn live(&mut self, pid: u32, pidfd: &Pidfd, quiet: u64) -> Result<Box<Actor>, String> {
-        let gone = || format!("it exited before it could be read (pid {pid})");
+    fn live(&mut self, pid: u32, pidfd: &Pidfd, quiet: u64) -> Result<Box<Actor>, Unknown> {
         if matches!(pidfd, Pidfd::Gone) {
-            return Err(gone());
+            return Err(Unknown::Gone(pid));
         }
         let actor = self.read(pid).map_err(|error| match error {
-            ProcError::Executed(_) => error.to_string(),
-            _ => gone(),
+            ProcError::Executed(pid) => Unknown::Executed(pid),
+            _ => Unknown::Gone(pid),
         })?;
         match pidfd {
             Pidfd::Open(fd) if sys::pidfd_alive(fd.as_fd()) => Ok(Box::new(actor)),
             Pidfd::Unsupported if actor.start_boottime + self.proc.tick_ns() < quiet => Ok(Box::new(actor)),
-            Pidfd::Unsupported => Err(format!("pid {pid} may have been reused since")),
-            Pidfd::Open(_) | Pidfd::Gone => Err(gone()),
+            Pidfd::Unsupported => Err(Unknown::Reused(pid)),
+            Pidfd::Open(_) | Pidfd::Gone => Err(Unknown::Gone(pid)),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod actor;
 mod assemble;
+mod living;
 mod parse;
 mod places;
 mod probe;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 pub use actor::ActorSource;
 pub use probe::{FanotifyProbe, probe};
 
+use self::living::Living;
 use self::places::Places;
 use self::table::Table;
 use super::canary::{self, Canary, WithCanary};
@@ -79,6 +81,8 @@ pub struct FanotifySensor {
     group: Arc<OwnedFd>,
     shared: Arc<Mutex<Shared>>,
     alive: Arc<AtomicBool>,
+    #[cfg(test)]
+    living: Arc<Living>,
     _thread: ReaderThread,
     unlimited: bool,
     pidfd: bool,
@@ -97,6 +101,7 @@ impl FanotifySensor {
         let group = probe::open_group(!options.limited_queue).map_err(FanotifyError::Group)?;
         let start = |what| move |source: io::Error| FanotifyError::Start { what, source };
         let stop = Stop::new().map_err(start("eventfd"))?;
+        let living = Arc::new(Living::start(options.proc.clone()).map_err(start("thread"))?);
         let fd = Arc::new(group.fd);
         let shared = Arc::new(Mutex::new(Shared::default()));
         let alive = Arc::new(AtomicBool::new(true));
@@ -106,7 +111,7 @@ impl FanotifySensor {
             queue: Queue::new(&fd, &stop, tx),
             shared: Arc::clone(&shared),
             alive: Arc::clone(&alive),
-            actors: actor::Actors::new(options.proc, options.actor_source),
+            actors: actor::Actors::new(options.proc, options.actor_source, Arc::clone(&living)),
             assembler: assemble::Assembler::default(),
             translator: translate::Translator::default(),
             window: window::Window::default(),
@@ -119,6 +124,8 @@ impl FanotifySensor {
             group: fd,
             shared,
             alive,
+            #[cfg(test)]
+            living,
             _thread: thread,
             unlimited: group.unlimited,
             pidfd: group.pidfd,
@@ -223,7 +230,7 @@ fn blind_to(target_fid: bool, pidfd: bool, unlimited: bool) -> Vec<String> {
         "ioctl".to_owned(),
         "memory".to_owned(),
         "execute".to_owned(),
-        "actor: read after the act; what exited or executed at once is not named".to_owned(),
+        "actor: read after the act; what lived for less than 2 s and exited, or executed, at once is not named".to_owned(),
     ];
     if !target_fid {
         blind.push("names: this kernel does not tell which inode a name stood for".to_owned());

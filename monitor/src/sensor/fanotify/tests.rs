@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -303,6 +303,37 @@ fn a_burst_is_told_and_actors_are_right_or_unknown() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn who_ran_for_a_while_is_named_though_it_has_exited() {
+    each_fs(|bench| {
+        let object = bench.root.join("object");
+        let script = format!("read line; echo x >> '{}'", object.display());
+        let mut child = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id();
+        let known = loop {
+            match bench.sensor.living.lookup(pid, u64::MAX) {
+                Some(actor) if actor.comm == "sh" => break actor,
+                _ => std::thread::yield_now(),
+            }
+        };
+        let shared = std::sync::Arc::clone(&bench.sensor.shared);
+        let held = shared.lock().unwrap();
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        drop(held);
+        let seen = bench.observations();
+        assert!(seen.iter().all(|one| one.operation == Operation::Write && one.slot == OBJECT));
+        assert!(!seen.is_empty() && seen.iter().all(|one| one.actor.as_deref() == Ok(&known)));
+
+        // What came once its end was known is another's, if it has that number.
+        let ended = |known: &super::living::Living| known.lookup(pid, u64::MAX).is_none();
+        while !ended(&bench.sensor.living) {
+            std::thread::yield_now();
+        }
+        assert_eq!(bench.sensor.living.lookup(pid, 0), Some(known));
     });
 }
 
