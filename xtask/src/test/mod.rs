@@ -8,9 +8,12 @@ mod checks;
 mod full;
 mod programs;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -53,7 +56,7 @@ impl Args {
 const INTEROP: &str = "interop";
 /// How far each parser is fuzzed, with `--full` and without.
 const LONG_FUZZ: Extent = Extent::Seconds(120);
-const SHORT_FUZZ: Extent = Extent::Inputs(20_000);
+const SHORT_FUZZ: Extent = Extent::Inputs(10_000);
 
 /// The lanes in guests: name, kernel, and how it is booted.
 fn guests() -> impl Iterator<Item = (String, Series, Boot)> {
@@ -125,30 +128,39 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             if wanted("native") {
                 lanes.push(lane("native", || once_more(|run| programs::native(&built, args.full, run)))?);
             }
-            // Two guests at a time: one uses little more than one core.
-            for pair in guests.chunks(2) {
-                let done = std::thread::scope(|scope| {
-                    let running: Vec<_> = pair
-                        .iter()
-                        .map(|(name, series, boot)| {
-                            let built = &built;
-                            scope.spawn(move || {
-                                lane(name, || {
-                                    once_more(|run| programs::guest(*series, *boot, args.full, built, run))
-                                })
-                            })
-                        })
-                        .collect();
-                    running.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-                });
-                for lane in done {
-                    lanes.push(lane.map_err(|_| anyhow::anyhow!("a VM lane panicked"))??);
-                }
-            }
+            lanes.extend(in_guests(&guests, |name, series, boot| {
+                lane(name, || once_more(|run| programs::guest(series, boot, args.full, &built, run)))
+            })?);
         }
         None => say!("native and vm lanes cannot run: the build failed"),
     }
     Ok(summary(&lanes))
+}
+
+/// Runs the lanes of guests, two at a time: one uses little more than one core. Whichever is through takes the next.
+fn in_guests(
+    guests: &[(String, Series, Boot)],
+    run: impl Fn(&str, Series, Boot) -> Result<Lane> + Sync,
+) -> Result<Vec<Lane>> {
+    const AT_ONCE: usize = 2;
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((name, series, boot)) = guests.get(at) else { return };
+            let lane = run(name, *series, *boot);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, lane);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        if ended.iter().any(Result::is_err) {
+            bail!("a VM lane panicked");
+        }
+        Ok(())
+    })?;
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 /// The lines of a log that name what failed, some of them, and as much of each as can be read.

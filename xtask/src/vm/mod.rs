@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// Shows the guest's console too
     #[arg(long)]
     console: bool,
+    /// The guest's time counts instructions, so that what else the machine does changes nothing; one processor
+    #[arg(long)]
+    count_instructions: bool,
     /// What to run, as root
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -164,6 +167,10 @@ fn from_arguments(args: Args) -> Result<VmSpec> {
     spec.modules = args.module;
     spec.memory_mib = args.memory;
     spec.console = args.console;
+    if args.count_instructions {
+        spec.counts_instructions = true;
+        spec.processors = 1;
+    }
     if terminal {
         spec.output = Output::Terminal;
         spec.timeout = None;
