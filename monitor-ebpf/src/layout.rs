@@ -55,6 +55,7 @@ layout! {
     dentry_d_inode = Member("dentry.d_inode", 8);
     dentry_d_parent = Member("dentry.d_parent", 8);
     dentry_name = Member("dentry.d_name.name", 8);
+    inode_i_mode = Member("inode.i_mode", 2);
     inode_i_ino = Member("inode.i_ino", 8);
     inode_i_sb = Member("inode.i_sb", 8);
     inode_i_generation = Member("inode.i_generation", 4);

@@ -158,8 +158,9 @@ pub struct Control {
     pub released: u64,
     /// How many slots have `SLOT_COUNT_READS`.
     pub count_reads: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// Not 0: a directory came under a tag, and what lies below may not have it yet. Each one adds; the agent, once it has
+    /// looked below them, sets it back to 0 if none was added since.
+    pub catching_up: u32,
 }
 
 /// What an inode is known by where there is no inode storage. Two inodes that are in the cache at one time never have one address; number

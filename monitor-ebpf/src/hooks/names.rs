@@ -4,7 +4,7 @@ use monitor_ebpf::record::{EVENT_REPLACES, HookId, Op};
 
 use super::emit::{Act, emit, emit_rename};
 use super::{Context, number, pointer, settled, tags};
-use crate::kernel::{Ptr, inode_of, known, layout};
+use crate::kernel::{Ptr, field, inode_of, known, layout};
 use crate::rung::hook;
 
 /// include/uapi/linux/fs.h.
@@ -35,8 +35,27 @@ unsafe fn moved_to(dir: Ptr, inode: Ptr) -> u32 {
     if tags::hands_down(tag) {
         // SAFETY: as above.
         unsafe { tags::hand_down(tag, inode) };
+        // SAFETY: as above.
+        if unsafe { is_directory(inode) } {
+            tags::catch_up();
+        }
     }
     settled(if tags::watches_names(tag) { tag.slot } else { 0 })
+}
+
+/// Whether something may lie below it.
+///
+/// # Safety
+/// `inode` is a typed pointer, or null.
+#[inline(always)]
+unsafe fn is_directory(inode: Ptr) -> bool {
+    // include/uapi/linux/stat.h
+    const S_IFMT: u16 = 0o170_000;
+    const S_IFDIR: u16 = 0o040_000;
+    // SAFETY: the caller's word, and not null.
+    !inode.is_null()
+        && (!known(layout!(inode_i_mode))
+            || unsafe { field::<u16>(inode, layout!(inode_i_mode)) } & S_IFMT == S_IFDIR)
 }
 
 /// The slot of an inode, or 0.

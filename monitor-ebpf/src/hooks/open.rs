@@ -50,7 +50,8 @@ fn file_open(ctx: &Context) {
 }
 
 /// The inode's tag, or its directory's, which it then gets: a name that was in the dentry cache when the directory
-/// was tagged, or below a directory that was moved in, had no `d_instantiate`.
+/// was tagged, or below a directory that was moved in, had no `d_instantiate`. The agent tags those too, soon after;
+/// only until then the directory is looked at.
 ///
 /// # Safety
 /// Both are typed pointers.
@@ -62,7 +63,7 @@ unsafe fn tag_or_parents(inode: Ptr, dentry: Ptr) -> Option<Tag> {
     }
     // On newer kernels `f_path` lies in a union, and what is walked through it is of no type that can be trusted; there
     // only the agent's own walk finds such names.
-    if TYPED_INODES && layout!(file_path_in_union) != 0 {
+    if !tags::is_catching_up() || TYPED_INODES && layout!(file_path_in_union) != 0 {
         return None;
     }
     // SAFETY: as above.

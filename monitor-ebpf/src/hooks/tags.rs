@@ -7,7 +7,7 @@ use monitor_ebpf::record::{
     Control, Slot, TAG_ANCESTOR, TAG_CLOSED_DIR, TAG_INHERITED, TAG_OBJECT, TAG_PARENT, TAG_TREE, Tag,
 };
 
-use crate::kernel::{Ptr, add};
+use crate::kernel::{Ptr, add, add32};
 use crate::rung;
 
 /// `BPF_F_MMAPABLE`: the agent reads and clears marks without a system call.
@@ -28,6 +28,22 @@ pub(super) fn slot(number: u32) -> Option<*mut Slot> {
 #[inline(always)]
 pub(crate) fn control() -> Option<*mut Control> {
     CONTROL.get_ptr_mut(0)
+}
+
+/// Whether something may lie below tagged directories that does not have its tag yet.
+#[inline(always)]
+pub(super) fn is_catching_up() -> bool {
+    // SAFETY: a pointer into the array, never freed.
+    control().is_some_and(|control| unsafe { (*control).catching_up } != 0)
+}
+
+/// A directory came under a tag: what lies below it has none yet.
+#[inline(always)]
+pub(super) fn catch_up() {
+    if let Some(control) = control() {
+        // SAFETY: a pointer into the array, never freed.
+        unsafe { add32(&raw mut (*control).catching_up, 1) };
+    }
 }
 
 /// Whether the tag is of its slot's present generation.

@@ -49,6 +49,18 @@ pub(crate) unsafe fn add(counter: *mut u64, by: u64) {
     }
 }
 
+/// As [`add`], to half as many bits.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub(crate) unsafe fn add32(counter: *mut u32, by: u32) {
+    // SAFETY: the caller's word.
+    unsafe {
+        core::arch::asm!("lock *(u32 *)({counter} + 0) += {by}", counter = in(reg) counter, by = in(reg) u64::from(by), options(nostack));
+    }
+}
+
 /// `buffer + at`, where `at` is below `MASK + 1`, a power of two.
 ///
 /// In assembly, because the verifier must see the bound on the very register that is added: the compiler would test a

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use meshseal_tests::audit::Audit;
@@ -32,11 +32,11 @@ const ACTS: u32 = 2_000;
 const ROUNDS: usize = 5;
 /// Objects in one directory.
 const IN_ONE: u32 = 1_000;
-/// A guest that has just booted does things of its own. It is taken to have settled once this many rounds in a row differ by
-/// less than a hundredth.
-const CALM: usize = 4;
-/// Rounds after which it is taken never to settle.
-const RESTLESS: usize = 300;
+/// A guest that has just booted does things of its own, as one does in which programs were just loaded. It is taken to have settled
+/// once the rounds of this long differ by less than a hundredth.
+const CALM: Duration = Duration::from_millis(1_500);
+/// When it is taken never to settle.
+const RESTLESS: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
     const USAGE: &str = "bench_kernel DIRECTORY OBJECTS";
@@ -57,21 +57,25 @@ fn main() -> Result<()> {
     let off = lab.acts()?;
     let rung = if hooks::probe().bpf_in_list { HookRung::Lsm } else { HookRung::Fentry };
     let empty = Empty::attach(rung)?;
+    lab.settle()?;
     let empty_acts = lab.acts()?;
     drop(empty);
     lab.settle()?;
     let on = Watching::start(rung, elsewhere.path(), many)?;
+    lab.settle()?;
     let on_acts = lab.acts()?;
     on.stop(&runtime)?;
     lab.settle()?;
     let off_tagged = lab.round(&|| lab.write_tagged())?;
     let mut on = Watching::start(rung, elsewhere.path(), many)?;
     on.tag(&lab.tagged, 0)?;
+    lab.settle()?;
     let held = lab.acts()?;
     let on_tagged = lab.round(&|| lab.write_tagged())?;
     for object in 1..many {
         on.tag(&lab.another(object)?, object)?;
     }
+    lab.settle()?;
     let (crowd, crowd_tagged) = (lab.acts()?, lab.round(&|| lab.write_tagged())?);
     on.stop(&runtime)?;
     lab.settle()?;
@@ -106,6 +110,10 @@ impl Lab {
         std::fs::write(&file, [0; 64])?;
         std::fs::write(&tagged, [0; 64])?;
         let open = OpenOptions::new().write(true).open(&tagged)?;
+        // On ext4 the close of the last writer costs more once a file's blocks have been written out: not some time between two rounds.
+        for name in [&file, &tagged] {
+            File::open(name)?.sync_all()?;
+        }
         Ok(Self { name: dir.join("new"), file, tagged, open })
     }
 
@@ -140,16 +148,16 @@ impl Lab {
 
     /// Waits until the guest does nothing else.
     fn settle(&self) -> Result<()> {
-        let (mut before, mut calm) = (f64::MAX, 0);
-        for _ in 0..RESTLESS {
+        let (begun, mut calm, mut first) = (Instant::now(), Instant::now(), f64::MAX);
+        while begun.elapsed() < RESTLESS {
             let now = once(&|| self.open_write_close())?;
-            calm = if (now - before).abs() < before / 100.0 { calm + 1 } else { 0 };
-            if calm == CALM {
+            if (now - first).abs() >= first / 100.0 {
+                (calm, first) = (Instant::now(), now);
+            } else if calm.elapsed() >= CALM {
                 return Ok(());
             }
-            before = now;
         }
-        bail!("the guest does not settle: {before} ns an act at last")
+        bail!("the guest does not settle: {first} ns an act at last")
     }
 
     /// Nanoseconds of one act.

@@ -358,6 +358,7 @@ fn names(lab: &mut Lab) -> Result<()> {
     lab.expect("moved in", &["rename 0 outside child=10 to=10/in"])?;
     OpenOptions::new().append(true).open(closed.join("in"))?.write_all(b"z")?;
     lab.expect("written after it was moved in", &["open 10 in", "write 10 in"])?;
+    moved_in(lab, &closed)?;
     rustix::fs::renameat_with(
         CWD,
         closed.join("in"),
@@ -389,6 +390,24 @@ fn names(lab: &mut Lab) -> Result<()> {
     std::fs::write(parent.join("x"), "x")?;
     std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755))?;
     lab.expect("a parent sees names only", &["create 12 x"])
+}
+
+/// Of a directory that is moved below a tagged one the kernel's programs tag what is opened, until the agent has been there. With inode
+/// storage and `f_path` in a union (7.2) only the agent tags it.
+fn moved_in(lab: &mut Lab, closed: &Path) -> Result<()> {
+    let (outside, inside) = (lab.at("brought"), closed.join("brought"));
+    std::fs::create_dir(&outside)?;
+    std::fs::write(outside.join("deep"), "d")?;
+    std::fs::rename(&outside, &inside)?;
+    lab.expect("a directory moved in", &["rename 0 brought child=10 to=10/brought"])?;
+    OpenOptions::new().append(true).open(inside.join("deep"))?.write_all(b"z")?;
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let by_the_agent_only = lab.sensor.rung() == Rung::Lsm && release.starts_with("7.");
+    let written: &[&str] = if by_the_agent_only { &[] } else { &["open 10 deep", "write 10 deep"] };
+    lab.expect("written in a directory that was moved in", written)?;
+    std::fs::remove_dir_all(&inside)?;
+    let deep = if by_the_agent_only { "unlink 10 deep" } else { "unlink 10 deep child=10" };
+    lab.expect("the directory that was moved in is removed", &[deep, "rmdir 10 brought child=10"])
 }
 
 /// Shared writable mappings are seen; the ones without a file, or private, or read-only are not, and do no harm.

@@ -191,6 +191,8 @@ pub struct HookSensor {
     /// The inodes of the last canary went, and their tags stayed.
     unreleased: bool,
     counting_reads: HashMap<Slot, ()>,
+    /// How many directories had come under a tag when the last proof began, and were not looked below before.
+    catching_up: u32,
 }
 
 impl std::fmt::Debug for HookSensor {
@@ -306,6 +308,7 @@ pub fn start<T: Send + Default + 'static>(
         sentinel_set: false,
         unreleased: false,
         counting_reads: HashMap::new(),
+        catching_up: 0,
     };
     sensor.try_tagging()?;
     sensor.set_sentinel();
@@ -543,6 +546,9 @@ impl Sensor for HookSensor {
             });
         }
         self.pin_and_tag(fd, slot, kind)?;
+        if matches!(kind, WatchKind::ClosedDir | WatchKind::Tree) {
+            self.shared.catch_up();
+        }
         self.kept.note(slot, kind, path);
         if let Some(takeover) = &self.takeover {
             takeover.watched(path);
@@ -599,6 +605,9 @@ impl Sensor for HookSensor {
     }
 
     fn prove(&mut self) {
+        // A proof's time ago there were as many: their records have been read since, and the agent looked below them.
+        self.shared.caught_up(self.catching_up);
+        self.catching_up = self.shared.catching_up();
         if self.proof.is_none() {
             self.begin_proof();
         }

@@ -137,6 +137,31 @@ impl Shared {
         unsafe { AtomicU64::from_ptr(&raw mut (*control).released) }.load(Ordering::Acquire)
     }
 
+    /// A directory came under a tag, and what lies below it has none yet.
+    pub(super) fn catch_up(&self) {
+        if let Some(directories) = self.directories() {
+            let _ = directories.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many directories came under a tag since all that lies below has its tag; 0 then.
+    pub(super) fn catching_up(&self) -> u32 {
+        self.directories().map_or(0, |directories| directories.load(Ordering::Acquire))
+    }
+
+    /// All that lies below those that had come when there were `so_many` has its tag. Changes nothing if there are more.
+    pub(super) fn caught_up(&self, so_many: u32) {
+        if let Some(directories) = self.directories() {
+            let _ = directories.compare_exchange(so_many, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    fn directories(&self) -> Option<&AtomicU32> {
+        let control = self.control.at(0)?;
+        // SAFETY: as in `slot`.
+        Some(unsafe { AtomicU32::from_ptr(&raw mut (*control).catching_up) })
+    }
+
     /// Says how many slots want their reads counted.
     pub(super) fn set_count_reads(&self, slots: u32) {
         if let Some(control) = self.control.at(0) {
