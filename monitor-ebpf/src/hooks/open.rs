@@ -37,14 +37,14 @@ fn file_open(ctx: &Context) {
             return;
         }
         let inode: Ptr = field(file, layout!(file_f_inode));
-        let dentry: Ptr = field(file, layout!(file_dentry));
-        let Some(tag) = tag_or_parents(inode, dentry) else { return };
+        let Some(tag) = tag_or_parents(file, inode) else { return };
         if !tags::watches_content(tag) {
             return;
         }
         if mode & FMODE_READ != 0 && tags::control().is_some_and(|control| (*control).count_reads != 0) {
             count_read(inode);
         }
+        let dentry = field(file, layout!(file_dentry));
         emit(&Act::on_inode(HookId::FileOpen, Op::Open, tag.slot, inode, dentry));
     }
 }
@@ -54,20 +54,20 @@ fn file_open(ctx: &Context) {
 /// only until then the directory is looked at.
 ///
 /// # Safety
-/// Both are typed pointers.
+/// Both are typed pointers, `file` is not null, and `inode` is its.
 #[inline(always)]
-unsafe fn tag_or_parents(inode: Ptr, dentry: Ptr) -> Option<Tag> {
+unsafe fn tag_or_parents(file: Ptr, inode: Ptr) -> Option<Tag> {
     // SAFETY: the caller's word, here and below.
     if let Some(tag) = unsafe { tags::tag_of(inode) } {
         return Some(tag);
     }
     // On newer kernels `f_path` lies in a union, and what is walked through it is of no type that can be trusted; there
     // only the agent's own walk finds such names.
-    if !tags::is_catching_up() || TYPED_INODES && layout!(file_path_in_union) != 0 {
+    if TYPED_INODES && layout!(file_path_in_union) != 0 || !tags::is_catching_up() {
         return None;
     }
-    // SAFETY: as above.
-    let parent: Ptr = unsafe { field(dentry, layout!(dentry_d_parent)) };
+    // SAFETY: as above, and walked from there.
+    let parent: Ptr = unsafe { field(field(file, layout!(file_dentry)), layout!(dentry_d_parent)) };
     if parent.is_null() {
         return None;
     }
