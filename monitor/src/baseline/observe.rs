@@ -151,6 +151,8 @@ pub struct Context {
     pub secret: bool,
     /// What the page cache holds of it does not count: an exchange of extents leaves the old bytes there.
     pub from_disk: bool,
+    /// The names in a directory count as they are found, though it changes meanwhile: it is not waited until it rests.
+    pub restless: bool,
     /// What tells plugins of meshes from others, for who reads of a difference.
     pub profiles: Arc<Profiles>,
 }
@@ -163,6 +165,7 @@ impl Default for Context {
             forms: Vec::new(),
             secret: false,
             from_disk: false,
+            restless: false,
             profiles: Arc::clone(Profiles::built_in()),
         }
     }
@@ -358,9 +361,9 @@ fn observe_fd(
         let settled = wait_settled(&before);
         let found = look(fd, path, context, as_volume, &before)?;
         let after = stat(fd, path)?;
-        if settled
-            && let Some(found) = found
-            && fingerprint(&before) == fingerprint(&after)
+        let rested = settled && fingerprint(&before) == fingerprint(&after);
+        if let Some(found) = found
+            && (rested || context.restless && matches!(found.kind, FoundKind::Directory { .. }))
         {
             return Ok(found);
         }

@@ -62,6 +62,10 @@ impl Judge {
         }
         let mut verdict = self.verdict(unit, &look, &acts, &lawful, &unlawful);
         verdict.by_whoever_acted_beside(unit);
+        if look.restless {
+            // What is told by no act yet was done since these were taken: the next look has it, with who did it.
+            verdict.findings.retain(|finding| finding.act.is_some() || self.book.tells(finding));
+        }
         let unlawful = verdict.without_idle_mounts(unlawful);
         let late = verdict.may_be_early();
         let wait = self
@@ -121,7 +125,11 @@ impl Judge {
         if changed && look.found.is_some() {
             self.changed_beside(ix, &acts);
         }
+        let restless = look.restless;
         self.remember(ix, look, standing, superseded);
+        if restless {
+            self.schedule.at_latest(ix, Instant::now() + RETRY);
+        }
         self.keep(ix, lately, job.closed);
         self.keep_what_was_under(ix, &acts);
         if late {

@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) closed: bool,
     /// It was open for writing, and nothing tells what was done: see [`Context::from_disk`].
     pub(crate) from_disk: bool,
+    /// It did not rest for some looks: see [`Context::restless`].
+    pub(crate) restless: bool,
 }
 
 /// What was seen.
@@ -38,12 +40,25 @@ pub(crate) struct Look {
     pub(crate) holders: Holders,
     /// It is gone, and its container too.
     pub(crate) ended: bool,
+    /// It changed meanwhile: what is found to be wrong was so at that moment, and what it is once it rests is not known.
+    pub(crate) restless: bool,
 }
 
 /// Looks.
 pub(crate) fn look(root: &Root, context: &Context, job: &Job) -> Result<Look, ObserveError> {
     let context = Context { from_disk: job.from_disk, ..context.clone() };
-    let (found, differences) = check(root, &job.object, &context, job.last.as_deref())?;
+    let checked = |context: &Context| check(root, &job.object, context, job.last.as_deref());
+    let ((found, differences), restless) = match checked(&context) {
+        // Else whoever makes one name after the other could keep all of it from being told.
+        Err(error @ ObserveError::Unstable { .. }) if job.restless => {
+            let (found, differences) = checked(&Context { restless: true, ..context.clone() })?;
+            if differences.is_empty() {
+                return Err(error);
+            }
+            ((found, differences), true)
+        }
+        rested => (rested?, false),
+    };
     let as_before = match (&job.before, &found) {
         (Some(before), Some(found)) if !differences.is_empty() => {
             before.seal.kind() == job.object.seal.kind()
@@ -59,7 +74,7 @@ pub(crate) fn look(root: &Root, context: &Context, job: &Job) -> Result<Look, Ob
             .container
             .as_ref()
             .is_some_and(|container| root.locate(&container.lives_by).is_err());
-    Ok(Look { found, differences, as_before, content, holders: Holders::default(), ended })
+    Ok(Look { found, differences, as_before, content, holders: Holders::default(), ended, restless })
 }
 
 /// A digest over everything in it, whatever its type.

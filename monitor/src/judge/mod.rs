@@ -205,6 +205,8 @@ const WAITS_FOR_ACTS: u8 = 3;
 const WAIT_FOR_ACTS: Duration = Duration::from_millis(60);
 /// How long an object that cannot be read or keeps changing is left alone.
 const RETRY: Duration = Duration::from_millis(250);
+/// After how many looks a directory that changes all the time is taken as it is at that moment.
+const RESTLESS: u8 = 2;
 /// Events taken in one go before looks are dispatched.
 const BATCH: usize = 4096;
 
@@ -471,7 +473,8 @@ impl Judge {
         let ask = held::ask(unit, &acts);
         let from_disk = closed || acts.are_opens();
         let (object, last) = (unit.sealed(), apart.right.clone().or_else(|| apart.found.clone()));
-        let job = Job { ix, object, before, last, ask, closed, from_disk };
+        let restless = unit.waited >= RESTLESS;
+        let job = Job { ix, object, before, last, ask, closed, from_disk, restless };
         self.in_flight.insert(ix, acts);
         let (root, context) = (self.options.root.clone(), self.options.context.clone());
         let handles = Arc::clone(&self.handles);

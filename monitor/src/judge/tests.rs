@@ -10,6 +10,7 @@ mod late;
 mod leftovers;
 mod members;
 mod parts;
+mod restless;
 mod superseded;
 mod unsealed;
 
