@@ -28,6 +28,10 @@ pub const CGROUP_DEPTH: u32 = 12;
 pub const SLOTS: usize = 131_072;
 /// Tagged inodes where there is no inode storage (count).
 pub const TAGS: usize = 262_144;
+/// Kinds of inode numbers by which tagged inodes are counted (count, a power of two).
+pub const CROWDS: usize = 1 << CROWD_BITS;
+/// The same, as bits of a number.
+pub const CROWD_BITS: u32 = 16;
 /// Ring, unless the loader says otherwise.
 pub const RING: usize = 4 << 20;
 /// Tasks inside a mount call at one time (count).

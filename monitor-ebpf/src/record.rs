@@ -176,6 +176,15 @@ pub struct InodeId {
     pub generation: u32,
 }
 
+impl InodeId {
+    /// Which of [`CROWDS`](limits::CROWDS) kinds that [`Self::ino`] is of: its upper bits after a multiplication by the golden ratio
+    /// (Knuth, The Art of Computer Programming 3, 6.4). Not the address's: the verifier allows no multiplication of it.
+    #[must_use]
+    pub const fn crowd(ino: u32) -> u32 {
+        ino.wrapping_mul(0x9e37_79b9) >> (u32::BITS - limits::CROWD_BITS)
+    }
+}
+
 /// What is known of an executable by the address of its inode, where the current task's cannot be reached by a pointer
 /// that the verifier trusts. The address may be another inode's by now: number and device must be the same.
 #[repr(C)]

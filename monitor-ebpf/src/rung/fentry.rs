@@ -18,6 +18,11 @@ use crate::kernel::{Ptr, add, field, inode_of, layout};
 /// Room is taken as it is needed: most nodes need little of it.
 #[btf_map]
 static TAGS: HashMap<InodeId, Tag, { limits::TAGS }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// How many tagged inodes have a number of each kind. A file that nobody watches is mostly of a kind that none of them has, which is known
+/// without asking for what an inode is known by, and without a look-up in a hash. Counted before a tag is set and after it is gone, so that it may be too
+/// much and is never too little.
+#[btf_map]
+static CROWDS: Array<u64, { limits::CROWDS }, MMAPABLE> = Array::new();
 #[btf_map]
 static REQUEST: Array<Request, 1, MMAPABLE> = Array::new();
 
@@ -57,13 +62,52 @@ unsafe fn id_of(inode: Ptr) -> InodeId {
     }
 }
 
+/// How many tagged inodes have a number of this one's kind.
+///
+/// # Safety
+/// `inode` is a typed pointer and not null.
+#[inline(always)]
+unsafe fn crowd_of(inode: Ptr) -> Option<*mut u64> {
+    // SAFETY: the caller's word.
+    let ino: u64 = unsafe { field(inode, layout!(inode_i_ino)) };
+    CROWDS.get_ptr_mut(InodeId::crowd(ino as u32))
+}
+
+/// Whether the inode may be tagged.
+///
+/// # Safety
+/// `inode` is a typed pointer and not null.
+#[inline(always)]
+unsafe fn is_crowded(inode: Ptr) -> bool {
+    // SAFETY: the caller's word; a pointer into the array, never freed, where another CPU may count meanwhile.
+    unsafe { crowd_of(inode).is_none_or(|count| core::ptr::read_volatile(count) != 0) }
+}
+
+/// One more, or with -1 one less.
+///
+/// # Safety
+/// `inode` is a typed pointer and not null.
+#[inline(always)]
+unsafe fn count(inode: Ptr, by: i64) {
+    // SAFETY: the caller's word; a pointer into the array, never freed.
+    unsafe {
+        if let Some(count) = crowd_of(inode) {
+            add(count, by as u64);
+        }
+    }
+}
+
 /// The tag of an inode, or null.
 ///
 /// # Safety
 /// `inode` is a typed pointer and not null.
 #[inline(always)]
 pub(crate) unsafe fn tag_of(inode: Ptr) -> *mut Tag {
-    // SAFETY: the caller's word.
+    // SAFETY: the caller's word, here and below.
+    if !unsafe { is_crowded(inode) } {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: as above.
     TAGS.get_ptr_mut(unsafe { id_of(inode) }).unwrap_or(core::ptr::null_mut())
 }
 
@@ -76,10 +120,15 @@ pub(crate) unsafe fn tag(inode: Ptr, tag: Tag) -> bool {
     /// `EEXIST`: another CPU was first.
     const EXISTS: i32 = -17;
     // SAFETY: the caller's word.
-    match TAGS.insert(unsafe { id_of(inode) }, tag, u64::from(BPF_NOEXIST)) {
-        Ok(()) | Err(EXISTS) => true,
-        Err(_) => false,
-    }
+    let inserted = unsafe {
+        count(inode, 1);
+        let inserted = TAGS.insert(id_of(inode), tag, u64::from(BPF_NOEXIST));
+        if inserted.is_err() {
+            count(inode, -1);
+        }
+        inserted
+    };
+    matches!(inserted, Ok(()) | Err(EXISTS))
 }
 
 hook!("path_notify", path_notify);
@@ -101,7 +150,14 @@ fn path_notify(ctx: &Context) {
             return;
         }
         let (id, tag) = (id_of(inode), (*request).tag);
+        let is_new = TAGS.get_ptr(id).is_none();
+        if is_new {
+            count(inode, 1);
+        }
         let done = TAGS.insert(id, tag, u64::from(BPF_ANY)).is_ok();
+        if is_new && !done {
+            count(inode, -1);
+        }
         (*request).inode = id;
         let answer = if done { REQUEST_DONE } else { REQUEST_REFUSED };
         core::ptr::write_volatile(&raw mut (*request).answer, answer);
@@ -115,12 +171,16 @@ hook!("inode_free", inode_free);
 fn inode_free(ctx: &Context) {
     // SAFETY: this hook's context; positions and offsets are this kernel's. The control entry is never freed.
     unsafe {
-        let id = id_of(pointer(ctx, layout!(arg_inode_free_inode)));
-        if TAGS.get_ptr(id).is_some()
-            && TAGS.remove(id).is_ok()
-            && let Some(control) = control()
-        {
-            add(&raw mut (*control).released, 1);
+        let inode = pointer(ctx, layout!(arg_inode_free_inode));
+        if !is_crowded(inode) {
+            return;
+        }
+        let id = id_of(inode);
+        if TAGS.get_ptr(id).is_some() && TAGS.remove(id).is_ok() {
+            count(inode, -1);
+            if let Some(control) = control() {
+                add(&raw mut (*control).released, 1);
+            }
         }
     }
 }

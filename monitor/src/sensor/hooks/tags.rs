@@ -35,6 +35,8 @@ pub(super) enum Tags {
 #[derive(Debug)]
 pub(super) struct Table {
     map: BpfHashMap<MapData, InodeId, Tag>,
+    /// How many inodes with a tag have a number of each kind.
+    crowds: Mapped<u64>,
     request: Mapped<Request>,
     /// What was tagged for each slot, beside what inherited.
     inodes: HashMap<Slot, Vec<InodeId>>,
@@ -50,6 +52,8 @@ impl Tags {
             HookRung::Lsm => Self::Storage(InodeStorage::try_from(map).map_err(wrong)?),
             HookRung::Fentry => Self::Table(Box::new(Table {
                 map: BpfHashMap::try_from(map).map_err(wrong)?,
+                crowds: Mapped::new(array(ebpf, "CROWDS")?, limits::CROWDS)
+                    .map_err(|error| map_error("CROWDS", &error))?,
                 request: Mapped::new(array(ebpf, "REQUEST")?, 1)
                     .map_err(|error| map_error("REQUEST", &error))?,
                 inodes: HashMap::new(),
@@ -154,13 +158,23 @@ impl Table {
         for inode in self.inodes.remove(&slot).unwrap_or_default() {
             // It may be another slot's by now, or gone with its inode.
             if self.map.get(&inode, 0).is_ok_and(|tag| tag.slot == slot.0) {
-                drop(self.map.remove(&inode));
+                self.remove(&inode);
             }
         }
         self.given_up += 1;
         if self.given_up >= SWEEP_AFTER {
             self.given_up = 0;
             self.sweep(shared);
+        }
+    }
+
+    fn remove(&mut self, inode: &InodeId) {
+        // It may have gone with its inode, and was counted then.
+        if self.map.remove(inode).is_ok()
+            && let Some(count) = self.crowds.at(InodeId::crowd(inode.ino) as usize)
+        {
+            // SAFETY: an aligned number in a mapping that lives as long as `self`; the programs write it by atomic additions.
+            let _ = unsafe { AtomicU64::from_ptr(count) }.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -176,7 +190,7 @@ impl Table {
             .map(|(inode, _)| inode)
             .collect();
         for inode in &stale {
-            drop(self.map.remove(inode));
+            self.remove(inode);
         }
         if !stale.is_empty() {
             tracing::debug!(count = stale.len(), "left-over tags removed");
