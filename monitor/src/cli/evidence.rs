@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::ask::{self, Socket};
+use super::journal::read_key;
 use super::violations::{told, whole_id};
 use super::{Failure, Format, output};
 use crate::baseline::{read_bounded, write_atomic};
@@ -13,8 +14,6 @@ use crate::journal::evidence::{self, Checked, Evidence};
 
 /// Bytes of a bundle.
 const MAX_BUNDLE: u64 = 64 << 20;
-/// Bytes of a key file.
-const MAX_KEY: u64 = 64 << 10;
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -79,9 +78,7 @@ fn gather(id: &str, out: &Path, socket: &Socket, format: Format) -> Result<ExitC
 
 fn verify(file: &Path, key: Option<&Path>, format: Format) -> Result<ExitCode, Failure> {
     let bytes = read_bounded(file, MAX_BUNDLE)?;
-    let key =
-        key.map(|path| read_bounded(path, MAX_KEY).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
-    let key = key.transpose()?;
+    let key = key.map(read_key).transpose()?;
     let checked = match serde_json::from_slice::<Evidence>(&bytes) {
         Ok(bundle) => evidence::check(&bundle, key.as_deref()),
         Err(e) if evidence::is_bundle(&bytes) => Checked::damaged(format!("not as it was written: {e}")),

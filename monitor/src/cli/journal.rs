@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::output::{self, one_line};
 use super::{Failure, Format};
 use crate::baseline::{NoFile, open_regular};
-use crate::journal::{Against, JournalError, Report, verify};
+use crate::journal::{Against, JournalError, Report, expect_checkpoint, expect_key, verify};
 
 /// Arguments of `journal`.
 #[derive(Debug, clap::Args)]
@@ -40,8 +40,8 @@ enum Command {
 /// The journal, or a file named on the command line, cannot be read.
 pub(super) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
     let Command::Verify { dir, checkpoint, key } = &args.command;
-    let note = checkpoint.as_deref().map(read).transpose()?;
-    let key = key.as_deref().map(read_text).transpose()?;
+    let note = checkpoint.as_deref().map(read_checkpoint).transpose()?;
+    let key = key.as_deref().map(read_key).transpose()?;
     let against = Against { checkpoint: note.as_deref(), key: key.as_deref() };
     let report = verify(dir, against).map_err(|e| match e {
         JournalError::Io { path, source } => Failure::new("journal", path.display(), source),
@@ -75,10 +75,22 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(read(path)?).map_err(|_| {
-        Failure::new("journal", path.display(), "not text, expected a vkey line or a PEM public key")
-    })
+fn read_checkpoint(path: &Path) -> Result<Vec<u8>, Failure> {
+    let note = read(path)?;
+    expect_checkpoint(&note).map_err(|e| {
+        Failure::new("journal", path.display(), format!("{e}, expected the note of a checkpoint"))
+    })?;
+    Ok(note)
+}
+
+/// Reads a node's public key, of whichever node: that it is another's is for the check to find.
+pub(super) fn read_key(path: &Path) -> Result<String, Failure> {
+    let fail = |e: String| {
+        Failure::new("key", path.display(), format!("{e}, expected a vkey line or a PEM public key"))
+    };
+    let text = String::from_utf8(read(path)?).map_err(|_| fail("not text".to_owned()))?;
+    expect_key(&text).map_err(fail)?;
+    Ok(text)
 }
 
 fn text(report: &Report) -> String {
@@ -101,4 +113,35 @@ fn text(report: &Report) -> String {
         let _ = writeln!(out, "note: {}", one_line(note));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{read_checkpoint, read_key};
+
+    #[test]
+    fn what_is_no_key_and_no_checkpoint_cannot_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("given");
+        for (bytes, key, checkpoint) in [
+            (&b""[..], "empty", "malformed note"),
+            (b"x\n", "malformed verifier key", "malformed note"),
+            (b"\xff", "not text", "malformed note"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let place = path.display();
+            let failure = read_key(&path).unwrap_err();
+            assert_eq!(
+                (failure.to_string(), failure.status),
+                (format!("meshseal: key: {place}: {key}, expected a vkey line or a PEM public key"), 2)
+            );
+            let failure = read_checkpoint(&path).unwrap_err();
+            assert_eq!(
+                (failure.to_string(), failure.status),
+                (format!("meshseal: journal: {place}: {checkpoint}, expected the note of a checkpoint"), 2)
+            );
+        }
+    }
 }

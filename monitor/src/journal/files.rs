@@ -65,7 +65,8 @@ fn parse_name(name: &str) -> Option<(SegmentKind, u64)> {
     };
     let number =
         number.strip_suffix(".seg").filter(|n| n.len() == 20 && n.bytes().all(|b| b.is_ascii_digit()))?;
-    Some((kind, number.parse().ok()?))
+    // Records are counted from 1.
+    Some((kind, number.parse().ok().filter(|first| *first > 0)?))
 }
 
 /// What a directory holds.
@@ -101,7 +102,12 @@ pub(super) fn list(dir: &Path) -> Result<Listing, JournalError> {
 
 /// Makes a directory, 0700, where there is none.
 pub(super) fn make_dir(dir: &Path) -> Result<(), JournalError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(JournalError::io(dir))
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::new(e.kind(), "not a directory, expected one"),
+        _ => e,
+    })
+    .map_err(JournalError::io(dir))
 }
 
 /// Opens a file of the journal. Whatever else stands under its name is tampering, and is not waited for.
@@ -229,8 +235,14 @@ mod tests {
         for (kind, first) in [(SegmentKind::Log, 1), (SegmentKind::Kept, u64::MAX)] {
             assert_eq!(parse_name(&segment_name(kind, first)), Some((kind, first)));
         }
-        for bad in ["log-1.seg", "log-+0000000000000000001.seg", "kept-99999999999999999999.seg", "x", "log-"]
-        {
+        for bad in [
+            "log-1.seg",
+            "log-+0000000000000000001.seg",
+            "log-00000000000000000000.seg",
+            "kept-99999999999999999999.seg",
+            "x",
+            "log-",
+        ] {
             assert_eq!(parse_name(bad), None, "{bad}");
         }
     }

@@ -139,6 +139,14 @@ pub(super) fn public_text(origin: &str, key: &VerifyingKey) -> Result<String, Jo
 
 /// Reads a public key as `node.pub` has it, or its vkey line or PEM block alone, under the name `origin`.
 pub(super) fn parse_public(text: &str, origin: &str) -> Result<VerifyingKey, String> {
+    match parse_named(text)? {
+        (Some(name), _) if name != origin => Err(format!("it is the key of {name}")),
+        (_, key) => Ok(key),
+    }
+}
+
+/// The same under any name; that name, if there is a vkey line.
+pub(super) fn parse_named(text: &str) -> Result<(Option<String>, VerifyingKey), String> {
     let pem_at = text.find("-----BEGIN");
     let pem = pem_at
         .map(|at| VerifyingKey::from_public_key_pem(text[at..].trim_end()).map_err(|e| e.to_string()))
@@ -148,14 +156,14 @@ pub(super) fn parse_public(text: &str, origin: &str) -> Result<VerifyingKey, Str
         None
     } else {
         let verifier = StandardVerifier::new(line).map_err(|e| e.to_string())?;
-        if verifier.name() != origin {
-            return Err(format!("it is the key of {}", verifier.name()));
-        }
-        Some(raw_of_vkey(line)?)
+        Some((verifier.name().to_owned(), raw_of_vkey(line)?))
     };
     match (named, pem) {
-        (Some(a), Some(b)) if a != b => Err("its vkey line and its PEM block are different keys".to_owned()),
-        (Some(key), _) | (None, Some(key)) => Ok(key),
+        (Some((_, a)), Some(b)) if a != b => {
+            Err("its vkey line and its PEM block are different keys".to_owned())
+        }
+        (Some((name, key)), _) => Ok((Some(name), key)),
+        (None, Some(key)) => Ok((None, key)),
         (None, None) => Err("empty".to_owned()),
     }
 }

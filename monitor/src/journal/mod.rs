@@ -92,7 +92,7 @@ pub struct JournalHealth {
     pub error: Option<String>,
 }
 
-/// Up to where all endpoints have acknowledged.
+/// Up to where all endpoints have acknowledged: nothing, as long as there are none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Exported {
     /// All `violation.*` records up to this one.
@@ -102,8 +102,8 @@ pub struct Exported {
 }
 
 impl Exported {
-    /// There is nobody to send to.
-    pub const NOBODY: Self = Self { violations: u64::MAX, rest: u64::MAX };
+    /// Whatever there is.
+    pub const ALL: Self = Self { violations: u64::MAX, rest: u64::MAX };
 }
 
 /// The newest checkpoint.
@@ -192,7 +192,8 @@ impl Journal {
 }
 
 impl JournalHandle {
-    /// Appends records, all of them or none, and returns once they are on disk. They stand together, in this order.
+    /// Appends records, all of them or none, and returns once they are on disk. They stand together, in this order, with
+    /// nothing between them but the checkpoints that end segments.
     ///
     /// Waits while the queue is full or the disk refuses; see [`JournalHandle::health`].
     ///
@@ -279,6 +280,22 @@ impl JournalHandle {
         self.inbox.send(message(reply)).map_err(|_| JournalError::Closed)?;
         answer.await.map_err(|_| JournalError::Closed)?
     }
+}
+
+/// Whether a text is a node's public key, of whichever node: a vkey line or a PEM block.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn expect_key(text: &str) -> Result<(), String> {
+    keys::parse_named(text).map(drop)
+}
+
+/// Whether bytes are a checkpoint, of whichever log and signed by whomever.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn expect_checkpoint(note: &[u8]) -> Result<(), String> {
+    checkpoint::parse_external(note).map(drop)
 }
 
 /// Takes the writer's lock of the journal in `dir`, if there is one, so that no agent can write it while it is held.

@@ -293,8 +293,8 @@ fn try_open(dir: &Path, options: &Options, lock: File) -> Result<(Log, Recovered
     recovered.clean_stop = extra.clean_stop && checkpointed == tree.leaves() && recovered.repaired.is_none();
     recovered.next_seq = tree.leaves() + 1;
 
-    let segments = check_segments(dir, &log_files, id, extra.evicted, tail.len)?;
-    let kept = check_kept(&kept_files, id, &extra.kept)?;
+    let segments = check_segments(dir, &log_files, id, extra.evicted, tail.len, &tree)?;
+    let kept = check_kept(&kept_files, id, &extra.kept, &tree)?;
     let log = Log {
         dir: dir.to_path_buf(),
         _lock: lock,
@@ -319,7 +319,7 @@ fn scan_tail(segment: &Segment, file: &File, origin: &str, chain: &KeyChain) -> 
     loop {
         match scan.next().map_err(JournalError::io(&segment.path))? {
             Found::Record(record) => {
-                let want = segment.first + tail.leaves.len() as u64;
+                let want = segment.first.saturating_add(tail.leaves.len() as u64);
                 if record.seq != want {
                     let what = format!("{name}: record {} where {want} should be", record.seq);
                     tail.bad = Some(Bad { what, may_be_torn: false });
@@ -444,13 +444,14 @@ fn check_checkpoint_file(
     Ok(())
 }
 
-/// Each segment must follow the one before; what is evicted must be declared.
+/// Each segment must follow the one before, and be whole; what is evicted must be declared.
 fn check_segments(
     dir: &Path,
     log_files: &[Segment],
     id: u128,
     evicted: Option<(u64, u64)>,
     tail_len: u64,
+    tree: &Tree,
 ) -> Result<Vec<Known>, JournalError> {
     let evicted_to = evicted.map_or(0, |(to, _)| to);
     let mut known: Vec<Known> = Vec::new();
@@ -464,8 +465,10 @@ fn check_segments(
         let file = files::open_r(&segment.path)?;
         let head = files::read_head(segment, &file, id)?;
         let mut len = file.metadata().map_err(JournalError::io(&segment.path))?.len();
-        if next.is_none() {
-            len = tail_len;
+        match next {
+            Some(next) => check_records(segment, file, next.first, tree)?,
+            // Its records were held against the tree already.
+            None => len = tail_len,
         }
         match known.last() {
             Some(before) if head.prev_first != before.first || head.prev_len != before.len => {
@@ -490,10 +493,43 @@ fn check_segments(
     Ok(known)
 }
 
+/// Holds every record of a closed segment, which ends before record `end`, against the tree. Whoever reads the journal later
+/// would stop at what is damaged there.
+fn check_records(segment: &Segment, file: File, end: u64, tree: &Tree) -> Result<(), JournalError> {
+    let name = files::segment_name(segment.kind, segment.first);
+    let mut scan = Scan::new(file);
+    let mut next = segment.first;
+    loop {
+        let what = match scan.next().map_err(JournalError::io(&segment.path))? {
+            Found::Record(record) if record.seq == next && next < end => {
+                check_leaf(&record, tree)?;
+                next += 1;
+                continue;
+            }
+            Found::End if next == end => return Ok(()),
+            Found::Record(record) => format!("record {} where {next} should be", record.seq),
+            Found::End => format!("ends before record {next}"),
+            Found::Short(_) => format!("ends inside record {next}"),
+            Found::Bad(why) => format!("{why} at offset {}, in record {next}", scan.at()),
+        };
+        return Err(tampered(format!("{name}: {what}")));
+    }
+}
+
+/// The record must be the one in the tree.
+fn check_leaf(record: &StoredRecord, tree: &Tree) -> Result<(), JournalError> {
+    let known = (1..=tree.leaves()).contains(&record.seq);
+    if known && tree.leaf(record.seq - 1).map_err(JournalError::io(TREE))? == record_hash(&record.payload) {
+        return Ok(());
+    }
+    Err(tampered(format!("record {}: is not the one in the tree", record.seq)))
+}
+
 fn check_kept(
     files_found: &[Segment],
     id: u128,
     lines: &[checkpoint::Kept],
+    tree: &Tree,
 ) -> Result<Vec<KnownKept>, JournalError> {
     let mut out = Vec::new();
     for segment in files_found {
@@ -502,7 +538,7 @@ fn check_kept(
             fs::remove_file(&segment.path).map_err(JournalError::io(&segment.path))?;
             continue;
         };
-        out.push(scan_kept(segment, id, line)?);
+        out.push(scan_kept(segment, id, line, |record| check_leaf(record, tree))?);
     }
     match lines.iter().find(|line| out.iter().all(|k| k.line != **line)) {
         Some(line) => Err(tampered(format!(
@@ -514,11 +550,12 @@ fn check_kept(
     }
 }
 
-/// Reads a kept segment and holds it against its line in the checkpoint.
+/// Reads a kept segment and holds it against its line in the checkpoint, and each record against what `check` knows.
 pub(super) fn scan_kept(
     segment: &Segment,
     id: u128,
     line: &checkpoint::Kept,
+    check: impl Fn(&StoredRecord) -> Result<(), JournalError>,
 ) -> Result<KnownKept, JournalError> {
     let name = files::segment_name(SegmentKind::Kept, segment.first);
     let file = files::open_r(&segment.path)?;
@@ -528,7 +565,10 @@ pub(super) fn scan_kept(
     let mut seqs = Vec::new();
     loop {
         match scan.next().map_err(JournalError::io(&segment.path))? {
-            Found::Record(record) => seqs.push(record.seq),
+            Found::Record(record) => {
+                check(&record)?;
+                seqs.push(record.seq);
+            }
             Found::End => break,
             Found::Short(_) | Found::Bad(_) => {
                 return Err(tampered(format!("{name}: damaged at offset {}", scan.at())));

@@ -5,9 +5,9 @@ use std::fs;
 use std::ops::RangeInclusive;
 
 use super::files::{self, Segment};
-use super::frame::{self, SegmentHead, SegmentKind};
+use super::frame::{self, SEGMENT_HEAD, SegmentHead, SegmentKind};
 use super::recover::{self, Known, KnownKept, Peek};
-use super::scan::{Found, Scan};
+use super::scan::{Found, Scan, StoredRecord};
 use super::writer::{Batch, Writer};
 use super::{Exported, JournalError};
 use crate::model::{Draft, GapBody, RecordBody, Severity};
@@ -18,9 +18,10 @@ const MAX_KEPT: usize = 64;
 /// What goes, and what of it nobody has received.
 #[derive(Default)]
 struct Eviction {
-    /// Kept violations of the evicted segments, as frames.
-    kept: Vec<u8>,
-    kept_seqs: Vec<u64>,
+    /// Violations of the evicted segments that are kept, as frames,
+    frames: Vec<u8>,
+    /// their numbers, and where their frames begin.
+    kept: Vec<(u64, usize)>,
     /// Records that nobody received and that are not kept.
     lost: u64,
     /// First and last of those.
@@ -35,6 +36,27 @@ impl Eviction {
             Some(r) => *r.start().min(seqs.start())..=*r.end().max(seqs.end()),
             None => seqs,
         });
+    }
+
+    /// Keeps a violation, as far as there is room in the end.
+    fn keep(&mut self, record: &StoredRecord) {
+        let start = self.frames.len();
+        if frame::encode(&mut self.frames, record.seq, &record.payload).is_ok() {
+            self.kept.push((record.seq, start));
+        }
+    }
+
+    /// Loses the oldest of what is kept until the rest takes at most so many bytes. Returns the numbers of these.
+    fn trim(&mut self, bytes: u64) -> Vec<u64> {
+        let over = self.frames.len().saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let gone = self.kept.partition_point(|(_, start)| *start < over);
+        self.frames.drain(..self.kept.get(gone).map_or(self.frames.len(), |(_, start)| *start));
+        let rest = self.kept.split_off(gone);
+        if let (Some((first, _)), Some((last, _))) = (self.kept.first(), self.kept.last()) {
+            self.lose(*first..=*last, gone as u64);
+        }
+        self.kept = rest;
+        self.kept.iter().map(|(seq, _)| *seq).collect()
     }
 }
 
@@ -117,7 +139,9 @@ impl Writer {
             self.sift(*victim, end, exported, &mut eviction)?;
         }
         let mut gone: Vec<_> = victims.iter().map(|v| (SegmentKind::Log, v.first)).collect();
-        if !eviction.kept_seqs.is_empty() {
+        let bound = self.options.max_bytes / 4;
+        let kept = eviction.trim(bound.saturating_sub(SEGMENT_HEAD as u64));
+        if let Some(last) = kept.last().copied() {
             let head = SegmentHead {
                 kind: SegmentKind::Kept,
                 journal: self.log.id,
@@ -125,19 +149,18 @@ impl Writer {
                 prev_first: 0,
                 prev_len: 0,
             };
-            let bytes = [head.encode().as_slice(), &eviction.kept].concat();
+            let bytes = [head.encode().as_slice(), &eviction.frames].concat();
             files::replace(&self.log.dir, &files::segment_name(SegmentKind::Kept, first), &bytes)?;
-            let line = recover::kept_line(first, &eviction.kept_seqs);
-            let last = eviction.kept_seqs.last().copied().unwrap_or(first);
+            let line = recover::kept_line(first, &kept);
             self.log.kept.push(KnownKept { line, last, len: bytes.len() as u64 });
         }
-        let bound = self.options.max_bytes / 4;
+        // The new one alone is not too large: only older ones go.
         while self.log.kept.len() > MAX_KEPT || self.log.kept.iter().map(|k| k.len).sum::<u64>() > bound {
             let oldest = self.log.kept.remove(0);
             eviction.lose(oldest.line.first..=oldest.last, oldest.line.records);
             gone.push((SegmentKind::Kept, oldest.line.first));
         }
-        let kept = eviction.kept_seqs.len();
+        let kept = kept.len();
         let reason = if eviction.lost > 0 || kept > 0 {
             format!(
                 "evicted before delivery: the journal reached its bound of {} bytes; {kept} violations are kept{}",
@@ -180,20 +203,28 @@ impl Writer {
         let name = files::segment_name(SegmentKind::Log, victim.first);
         let path = self.log.dir.join(&name);
         let segment = Segment { path: path.clone(), kind: SegmentKind::Log, first: victim.first };
-        let file = files::open_r(&path)?;
-        files::read_head(&segment, &file, self.log.id)?;
         if end <= exported.rest && end <= exported.violations {
             return Ok(());
         }
+        let opened = files::open_r(&path)
+            .and_then(|file| files::read_head(&segment, &file, self.log.id).map(|_head| file));
+        let file = match opened {
+            Ok(file) => file,
+            // It cannot be read later either: kept for that, the journal would outgrow its bound.
+            Err(JournalError::Tampered(what)) => {
+                eviction.lose(victim.first..=end, end - victim.first + 1);
+                eviction.damaged = Some(what);
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
         let mut scan = Scan::new(file);
         let mut next = victim.first;
         while let Found::Record(record) = scan.next().map_err(JournalError::io(&path))? {
             next = record.seq + 1;
             let violation = Peek::parse(&record).is_ok_and(|peek| peek.is_violation());
             if violation && record.seq > exported.violations {
-                if frame::encode(&mut eviction.kept, record.seq, &record.payload).is_ok() {
-                    eviction.kept_seqs.push(record.seq);
-                }
+                eviction.keep(&record);
             } else if !violation && record.seq > exported.rest {
                 eviction.lose(record.seq..=record.seq, 1);
             }

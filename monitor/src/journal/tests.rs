@@ -254,6 +254,121 @@ async fn any_flip_swap_or_removal_is_found() {
     assert!(check(dir.path()).sound);
 }
 
+/// A journal with closed segments, kept violations, and a clean stop.
+async fn journal_of_many_segments(dir: &Path) {
+    let (journal, _) = Journal::open(dir, Options { max_bytes: 128 << 10, ..small() }).unwrap();
+    fill(&journal, 0, 400).await;
+    journal.shutdown().await.unwrap();
+    let report = check(dir);
+    assert!(report.sound && report.kept > 0 && segments(dir).len() > 2, "{report:?}");
+}
+
+/// Opens a journal as the agent does, and reads it through; tells why the one before was set aside.
+async fn set_aside(state: &Path) -> String {
+    let dir = state.join("journal");
+    let key = fs::read(dir.join("node.key")).unwrap();
+    let (journal, recovered) = Journal::open(&dir, small()).unwrap();
+    let (what, aside) = recovered.tampered.unwrap();
+    assert_eq!((recovered.fresh, recovered.clean_stop, recovered.next_seq), (true, false, 1), "{what}");
+    assert_eq!(fs::read(aside.join("node.key")).unwrap(), key);
+    assert_eq!(fs::read(dir.join("node.key")).unwrap(), key);
+    journal.handle().append(vec![draft("a new one")]).await.unwrap();
+    assert_eq!(records(&dir).len(), 1);
+    journal.shutdown().await.unwrap();
+    assert!(check(&dir).sound);
+    what
+}
+
+#[tokio::test]
+async fn damage_in_any_segment_sets_the_journal_aside() {
+    let whole = tempfile::tempdir().unwrap();
+    journal_of_many_segments(whole.path()).await;
+    let all = files(whole.path()).into_iter().filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    for path in all {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let is_last = segments(whole.path()).last() == Some(&path);
+        let bytes = fs::read(&path).unwrap();
+        let (head, frames) = frames(&bytes);
+        let frame_at = |n: usize| head.len() + frames[..n].iter().map(Vec::len).sum::<usize>();
+        let (first, middle, last) = (0, frame_at(frames.len() / 2), frame_at(frames.len() - 1));
+        for at in [first, head.len() - 1, head.len() + 20, middle + 4, middle + 9, last + 20, bytes.len() - 1]
+        {
+            let state = tempfile::tempdir().unwrap();
+            fs::rename(copy(whole.path()).keep(), state.path().join("journal")).unwrap();
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            fs::write(state.path().join("journal").join(&name), bad).unwrap();
+            let what = set_aside(state.path()).await;
+            // Of the last one it is said first that it does not reach as far as the checkpoint.
+            let cut = what.starts_with("records ") && what.ends_with(" were cut off: checkpoint covers them");
+            assert!(what.starts_with(&format!("{name}: ")) || (is_last && cut), "{name} byte {at}: {what}");
+        }
+        // Another content of the same length under a right CRC.
+        let state = tempfile::tempdir().unwrap();
+        fs::rename(copy(whole.path()).keep(), state.path().join("journal")).unwrap();
+        let seq = u64::from_le_bytes(frames[0][8..16].try_into().unwrap());
+        let payload = String::from_utf8(frames[0][16..].to_vec()).unwrap().replace("\"n\"", "\"m\"");
+        let mut bad = head.clone();
+        super::frame::encode(&mut bad, seq, payload.as_bytes()).unwrap();
+        bad.extend(frames[1..].concat());
+        fs::write(state.path().join("journal").join(&name), bad).unwrap();
+        assert_eq!(set_aside(state.path()).await, format!("record {seq}: is not the one in the tree"));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_file_beside_the_segments_sets_the_journal_aside() {
+    let whole = tempfile::tempdir().unwrap();
+    journal_of_many_segments(whole.path()).await;
+    for (name, at) in [("meta.json", 4), ("node.pub", 30), ("checkpoint", 30), ("tree", 40)] {
+        let state = tempfile::tempdir().unwrap();
+        let dir = state.path().join("journal");
+        fs::rename(copy(whole.path()).keep(), &dir).unwrap();
+        // In the tree: the leaf of a record that is still there.
+        let kept = records(&dir)[0].seq - 1;
+        let at = if name == "tree" { tlog::stored_hash_index(0, kept) as usize * 32 + 1 } else { at };
+        let mut bad = fs::read(dir.join(name)).unwrap();
+        bad[at] ^= 1;
+        fs::write(dir.join(name), bad).unwrap();
+        let what = set_aside(state.path()).await;
+        let expected = if name == "tree" { "record " } else { name };
+        assert!(what.starts_with(expected), "{name}: {what}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_far_away_is_one_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path(), small()).unwrap();
+    fill(&journal, 0, 2).await;
+    journal.shutdown().await.unwrap();
+    let name = "log-01099511627776000000.seg";
+    fs::copy(&segments(dir.path())[0], dir.path().join(name)).unwrap();
+    let report = check(dir.path());
+    assert_eq!(
+        report.findings,
+        [
+            format!("{name}: its head belongs to another segment"),
+            "record 1 stands where 4 should be".to_owned(),
+            "record 2 stands where 4 should be".to_owned(),
+            "record 3 stands where 4 should be".to_owned(),
+            "records 4 to 1099511627775999999: missing, and nothing declares it".to_owned(),
+        ]
+    );
+    assert_eq!((report.sound, report.records, report.more_findings), (false, 3, 0));
+}
+
+#[test]
+fn what_is_no_directory_is_said_to_be_none() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("journal");
+    fs::write(&dir, "x").unwrap();
+    assert_eq!(
+        Journal::open(&dir, small()).unwrap_err().to_string(),
+        format!("journal: {}: not a directory, expected one", dir.display())
+    );
+}
+
 /// Puts something that is no regular file under a name.
 fn odd(path: &Path, what: &str) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -410,7 +525,7 @@ async fn eviction_keeps_violations_nobody_received_and_names_the_rest() {
     assert!(first.from_seq.unwrap() > 1 && first.to_seq.unwrap() > first.lost);
 
     // Delivered now: the kept violations go, and so does all the rest, without a loss.
-    journal.handle().set_exported(Exported::NOBODY);
+    journal.handle().set_exported(Exported::ALL);
     fill(&journal, 1000, 2000).await;
     journal.shutdown().await.unwrap();
     let report = check(dir.path());
@@ -422,6 +537,95 @@ async fn eviction_keeps_violations_nobody_received_and_names_the_rest() {
     });
     assert_eq!(last.map(|g| (g.lost, g.reconciled)), Some((0, true)));
     assert_eq!(refuse(dir.path()).unwrap().next_seq, report.records + 1);
+}
+
+#[tokio::test]
+async fn one_append_fills_many_segments_and_of_it_the_oldest_is_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { checkpoint_records: 1000, ..small() };
+    let (max, segment) = (options.max_bytes, options.segment_bytes());
+    let (journal, _) = Journal::open(dir.path(), options).unwrap();
+    let drafts: Vec<_> = (0..900).map(|i| violation(&format!("violation {i} {}", "x".repeat(200)))).collect();
+    let appended = journal.handle().append(drafts).await.unwrap();
+    assert!(*journal.handle().durable().borrow() >= appended.last().unwrap().seq);
+    journal.shutdown().await.unwrap();
+    let report = check(dir.path());
+    assert!(report.sound, "{report:?}");
+
+    let all = records(dir.path());
+    let gaps: Vec<_> = all
+        .iter()
+        .filter_map(|r| match &r.body {
+            RecordBody::Gap(gap) => Some((gap, r.severity)),
+            _ => None,
+        })
+        .collect();
+    let [(gap, severity)] = gaps[..] else { panic!("{gaps:?}") };
+    let evicted = report.evicted.unwrap();
+    assert_eq!(
+        (gap.reason.clone(), gap.reconciled, severity),
+        (
+            format!(
+                "evicted before delivery: the journal reached its bound of {max} bytes; {} violations are kept",
+                report.kept
+            ),
+            false,
+            Severity::High
+        )
+    );
+    // What is not lost is there: the evicted violations that are kept are the newest of those evicted.
+    assert_eq!(gap.lost, report.records - all.len() as u64);
+    assert_eq!(report.kept + gap.lost, evicted.to);
+    let there: Vec<_> = all.iter().filter(|r| r.body.kind() == "violation.opened").cloned().collect();
+    let kept: Vec<_> = there.iter().filter(|r| r.seq <= evicted.to).collect();
+    assert_eq!(kept.len() as u64, report.kept);
+    assert_eq!(there, appended[appended.len() - there.len()..]);
+
+    let len = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    let kept: u64 =
+        files(dir.path()).iter().filter(|p| p.to_string_lossy().contains("/kept-")).map(len).sum();
+    assert!(kept <= max / 4 && kept > max / 4 - 2048, "{kept}");
+    let total: u64 = files(dir.path()).iter().map(len).sum::<u64>() - kept;
+    assert!(total <= max / 8 * 7 + 4096 && total > max / 8 * 7 - 2 * segment, "{total}");
+    let longest = segments(dir.path()).iter().map(len).max();
+    assert!(longest.unwrap() < segment + 4096, "{longest:?}");
+    assert_eq!(refuse(dir.path()).unwrap().next_seq, report.records + 1);
+}
+
+#[tokio::test]
+async fn a_segment_whose_head_is_damaged_is_evicted_too_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path(), small()).unwrap();
+    fill(&journal, 0, 100).await;
+    let path = segments(dir.path()).remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[10] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    fill(&journal, 100, 600).await;
+    assert_eq!(*journal.handle().health().borrow(), super::JournalHealth::default());
+    journal.shutdown().await.unwrap();
+    let gap = records(dir.path()).into_iter().find_map(|r| match r.body {
+        RecordBody::Gap(gap) => Some(gap),
+        _ => None,
+    });
+    let (reason, from) = gap.map(|gap| (gap.reason, gap.from_seq)).unwrap();
+    assert!(reason.ends_with("; log-00000000000000000001.seg: its head is damaged"), "{reason}");
+    assert_eq!(from, Some(1));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn an_append_refused_behind_the_end_of_a_segment_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(dir.path(), small()).unwrap();
+    let mut drafts: Vec<_> = (0..200).map(|_| draft(&"x".repeat(200))).collect();
+    drafts.push(draft(&"x".repeat(super::MAX_PAYLOAD)));
+    let error = journal.handle().append(drafts).await.unwrap_err();
+    assert!(matches!(error, JournalError::TooLarge { kind: "breakglass", .. }));
+    assert_eq!(journal.handle().append(vec![draft("b")]).await.unwrap()[0].seq, 1);
+    journal.shutdown().await.unwrap();
+    let report = check(dir.path());
+    assert_eq!((report.sound, report.records, segments(dir.path()).len()), (true, 2, 1), "{report:?}");
 }
 
 /// Fails an operation as long as it is set, after so many bytes of it.
@@ -513,7 +717,7 @@ async fn a_rotated_key_signs_on_and_both_are_believed() {
 async fn a_reader_follows_the_writer_across_segments() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(dir.path(), small()).unwrap();
-    journal.handle().set_exported(Exported::NOBODY);
+    journal.handle().set_exported(Exported::ALL);
     let mut reader = Reader::open(dir.path()).unwrap();
     let mut next = 1;
     for round in 0..40 {

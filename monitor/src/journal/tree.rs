@@ -77,13 +77,17 @@ impl Tree {
 
     /// Writes what is in memory to the file.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let bytes: Vec<u8> = self.pending.iter().flat_map(|h| h.0).collect();
+        self.flush_to(self.leaves)
+    }
+
+    /// Writes what is in memory of the first `leaves` leaves to the file.
+    pub(super) fn flush_to(&mut self, leaves: u64) -> io::Result<()> {
+        let ready = tlog::stored_hash_count(leaves).saturating_sub(self.written);
+        let ready = usize::try_from(ready).unwrap_or(usize::MAX).min(self.pending.len());
+        let bytes: Vec<u8> = self.pending.iter().take(ready).flat_map(|h| h.0).collect();
         self.file.write_all_at(&bytes, self.written * HASH)?;
-        self.written += self.pending.len() as u64;
-        self.pending.clear();
+        self.written += ready as u64;
+        self.pending.drain(..ready);
         Ok(())
     }
 
@@ -211,6 +215,11 @@ mod tests {
         tree.rollback(1);
         assert_eq!((tree.leaves(), tree.root(1).unwrap()), (1, before));
         tree.push(b"d").unwrap();
+        tree.push(b"e").unwrap();
+        // Some of it, as where a segment ends inside a batch.
+        tree.flush_to(2).unwrap();
+        assert_eq!(tree.file.metadata().unwrap().len(), tlog::stored_hash_count(2) * HASH);
+        tree.rollback(2);
         tree.flush().unwrap();
         assert_eq!(tree.root(2).unwrap(), tlog::node_hash(tlog::record_hash(b"a"), tlog::record_hash(b"d")));
     }

@@ -308,7 +308,9 @@ impl Walk {
             let missing = self.size + 1..segment.first;
             if !missing.is_empty() {
                 holes.push((missing.start, missing.end - 1));
-                for seq in missing {
+                // What lies beyond the tree is a number in a name: there is nothing to count through.
+                let known = self.tree.as_ref().map_or(0, |tree| tree.leaves.saturating_add(1));
+                for seq in missing.start..missing.end.min(known) {
                     let kept = self.kept.get(&seq).copied();
                     self.leaf(kept)?;
                 }
@@ -534,7 +536,8 @@ impl Walk {
             let name = files::segment_name(SegmentKind::Kept, line.first);
             match kept.iter().find(|s| s.first == line.first) {
                 None => self.find(format!("{name}: missing, with {} kept violations", line.records)),
-                Some(segment) => match recover::scan_kept(segment, self.id, &line) {
+                // Its records stood in the walk already.
+                Some(segment) => match recover::scan_kept(segment, self.id, &line, |_| Ok(())) {
                     Ok(_) => self.report.kept += line.records,
                     Err(e) => self.find(e.to_string()),
                 },

@@ -61,8 +61,25 @@ struct Placed {
 pub(super) struct Batch {
     bytes: Vec<u8>,
     placed: Vec<Placed>,
-    /// A checkpoint in this batch: its record's number and its note.
-    note: Option<(u64, String)>,
+    /// Where segments end inside this batch.
+    cuts: Vec<Cut>,
+    /// A checkpoint behind the last of these.
+    note: Option<Signed>,
+}
+
+/// A checkpoint in a batch.
+struct Signed {
+    /// Its record's number.
+    seq: u64,
+    note: String,
+}
+
+/// The end of a segment inside a batch.
+struct Cut {
+    /// Bytes of the batch before it.
+    end: usize,
+    /// Its last record.
+    checkpoint: Signed,
 }
 
 impl Batch {
@@ -141,9 +158,9 @@ impl Writer {
 
     /// Writes the batch, with a checkpoint if one is due; then rotates and evicts. False if the writer must end.
     fn finish(&mut self, mut batch: Batch, asked: bool, stop: bool) -> bool {
-        let new = self.log.tree.leaves() - self.log.checkpointed;
+        let new = self.uncovered(&batch);
         let due = self.due.is_some_and(|due| due <= Instant::now()) || new >= self.options.checkpoint_records;
-        let full = self.segment_len() + batch.bytes.len() as u64 >= self.options.segment_bytes();
+        let full = self.is_full(&batch);
         let any = self.log.tree.leaves() > 0;
         if (new > 0 && (asked || due || full)) || (stop && any) {
             self.place_checkpoint(&mut batch, stop);
@@ -151,10 +168,35 @@ impl Writer {
         if !self.commit(batch) {
             return false;
         }
-        if full && !stop && self.log.checkpointed == self.log.tree.leaves() && !self.rotate() {
-            return false;
+        if full && !stop && self.log.checkpointed == self.log.tree.leaves() {
+            self.rotate(self.log.checkpointed);
         }
         stop || self.evict()
+    }
+
+    /// Records behind the newest checkpoint, written or in the batch.
+    fn uncovered(&self, batch: &Batch) -> u64 {
+        let covered = batch.cuts.last().map_or(self.log.checkpointed, |cut| cut.checkpoint.seq);
+        self.log.tree.leaves() - covered
+    }
+
+    /// Whether the segment has its size once the batch is in it.
+    fn is_full(&self, batch: &Batch) -> bool {
+        let (len, end) =
+            batch.cuts.last().map_or((self.segment_len(), 0), |cut| (frame::SEGMENT_HEAD as u64, cut.end));
+        len + (batch.bytes.len() - end) as u64 >= self.options.segment_bytes()
+    }
+
+    /// Ends the segment inside the batch if it is full: one batch may be larger than several, and what is evicted are whole
+    /// segments.
+    fn cut(&mut self, batch: &mut Batch) {
+        if self.uncovered(batch) == 0 || !self.is_full(batch) {
+            return;
+        }
+        self.place_checkpoint(batch, false);
+        if let Some(checkpoint) = batch.note.take() {
+            batch.cuts.push(Cut { end: batch.bytes.len(), checkpoint });
+        }
     }
 
     pub(super) fn segment_len(&self) -> u64 {
@@ -169,12 +211,17 @@ impl Writer {
         permit: OwnedSemaphorePermit,
         reply: Reply<Vec<Record>>,
     ) {
-        let (leaves, bytes) = (self.log.tree.leaves(), batch.bytes.len());
-        match drafts.into_iter().map(|draft| self.place_one(batch, draft)).collect() {
+        let (leaves, bytes, cuts) = (self.log.tree.leaves(), batch.bytes.len(), batch.cuts.len());
+        let mut place = |draft| {
+            self.cut(batch);
+            self.place_one(batch, draft)
+        };
+        match drafts.into_iter().map(&mut place).collect() {
             Ok(records) => batch.placed.push(Placed { records, reply, permit }),
             Err(e) => {
                 self.log.tree.rollback(leaves);
                 batch.bytes.truncate(bytes);
+                batch.cuts.truncate(cuts);
                 drop(reply.send(Err(e)));
             }
         }
@@ -222,7 +269,7 @@ impl Writer {
         let draft = Draft::now(Severity::Info, body);
         let before = (size, batch.bytes.len());
         match self.place_one(batch, draft) {
-            Ok(record) => batch.note = Some((record.seq, note)),
+            Ok(record) => batch.note = Some(Signed { seq: record.seq, note }),
             Err(e) => {
                 self.log.tree.rollback(before.0);
                 batch.bytes.truncate(before.1);
@@ -232,35 +279,58 @@ impl Writer {
     }
 
     /// Makes the batch durable, however long it takes, and answers. False if the journal closes before it could.
-    pub(super) fn commit(&mut self, mut batch: Batch) -> bool {
-        if batch.bytes.is_empty() {
-            return true;
+    pub(super) fn commit(&mut self, batch: Batch) -> bool {
+        let written = self.write_batch(&batch.bytes, batch.cuts, batch.note);
+        for placed in batch.placed {
+            let answer = match &written {
+                Ok(()) => Ok(placed.records),
+                Err(e) => {
+                    let source = io::Error::new(e.kind(), e.to_string());
+                    Err(JournalError::Io { path: self.segment_path(), source })
+                }
+            };
+            drop(placed.reply.send(answer));
+            drop(placed.permit);
+        }
+        written.is_ok()
+    }
+
+    /// Writes the batch, each part of it into a segment of its own.
+    fn write_batch(&mut self, bytes: &[u8], cuts: Vec<Cut>, note: Option<Signed>) -> io::Result<()> {
+        let mut begin = 0;
+        for Cut { end, checkpoint } in cuts {
+            let last = checkpoint.seq;
+            self.write_part(&bytes[begin..end], last, Some(checkpoint))?;
+            self.rotate(last);
+            begin = end;
+        }
+        self.write_part(&bytes[begin..], self.log.tree.leaves(), note)
+    }
+
+    /// Makes frames up to record `last` durable. Fails only if the journal closes before it could.
+    fn write_part(&mut self, bytes: &[u8], last: u64, checkpoint: Option<Signed>) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
         }
         let at = self.segment_len();
         let mut wait = RETRY.0;
         let mut give_up = None;
-        while let Err(e) = self.write(&batch.bytes, at) {
+        while let Err(e) = self.write(bytes, at) {
             self.failing(&e.to_string());
             if self.signals.closing.load(Ordering::SeqCst) {
                 let limit = *give_up.get_or_insert_with(|| Instant::now() + SHUTDOWN_PATIENCE);
                 if Instant::now() >= limit {
-                    let path = self.segment_path();
-                    for placed in batch.placed.drain(..) {
-                        let source = io::Error::new(e.kind(), e.to_string());
-                        drop(placed.reply.send(Err(JournalError::Io { path: path.clone(), source })));
-                    }
-                    return false;
+                    return Err(e);
                 }
             }
             thread::park_timeout(wait);
             wait = (wait * 2).min(RETRY.1);
         }
         if let Some(segment) = self.log.segments.last_mut() {
-            segment.len = at + batch.bytes.len() as u64;
+            segment.len = at + bytes.len() as u64;
         }
-        let mut well = self.keep_tree(batch.note.is_some());
-        let last = self.log.tree.leaves();
-        if let Some((seq, note)) = batch.note.take() {
+        let mut well = self.keep_tree(last, checkpoint.is_some());
+        if let Some(Signed { seq, note }) = checkpoint {
             self.log.checkpointed = seq;
             self.due = None;
             if let Err(e) = files::replace(&self.log.dir, CHECKPOINT, note.as_bytes()) {
@@ -275,11 +345,7 @@ impl Writer {
             self.healthy();
         }
         self.signals.durable.send_replace(last);
-        for placed in batch.placed {
-            drop(placed.reply.send(Ok(placed.records)));
-            drop(placed.permit);
-        }
-        true
+        Ok(())
     }
 
     /// Writes and syncs frames at the end of the segment. After an error the segment is as before, or will be once
@@ -310,11 +376,12 @@ impl Writer {
         }
     }
 
-    /// Brings the tree file up; if that fails, its hashes wait in memory, and are made again at the next start.
-    fn keep_tree(&mut self, sync: bool) -> bool {
+    /// Brings the tree file up to record `last`; if that fails, its hashes wait in memory, and are made again at the next
+    /// start.
+    fn keep_tree(&mut self, last: u64, sync: bool) -> bool {
         let mut done = match self.options.faults.as_ref().map(|f| f.before(Op::WriteTree)) {
             Some(Err((e, _))) => Err(e),
-            _ => self.log.tree.flush(),
+            _ => self.log.tree.flush_to(last),
         };
         if sync {
             done = done.and_then(|()| self.log.tree.sync());
@@ -326,14 +393,15 @@ impl Writer {
         true
     }
 
-    /// Begins a new segment; the old one ends with a checkpoint. False if the journal closes before it could.
-    fn rotate(&mut self) -> bool {
-        let Some(before) = self.log.segments.last().copied() else { return true };
+    /// Begins a new segment behind record `last`, a checkpoint. If that fails the old one goes on, and the next batch tries
+    /// again.
+    fn rotate(&mut self, last: u64) {
+        let Some(before) = self.log.segments.last().copied() else { return };
         // What the tree of a closed segment holds must not depend on memory.
-        if self.log.tree.flush().and_then(|()| self.log.tree.sync()).is_err() {
-            return true;
+        if self.log.tree.flush_to(last).and_then(|()| self.log.tree.sync()).is_err() {
+            return;
         }
-        let next = Known { first: self.log.next_seq(), len: frame::SEGMENT_HEAD as u64 };
+        let next = Known { first: last + 1, len: frame::SEGMENT_HEAD as u64 };
         let made = match self.options.faults.as_ref().map(|f| f.before(Op::Create)) {
             Some(Err((source, _))) => Err(JournalError::Io { path: self.log.dir.clone(), source }),
             _ => recover::new_segment(&self.log.dir, self.log.id, next, Some(before)),
@@ -343,10 +411,8 @@ impl Writer {
                 let _closed = mem::replace(&mut self.log.segment, file);
                 self.log.segments.push(next);
             }
-            // The old one goes on; the next batch tries again.
             Err(e) => self.failing(&e.to_string()),
         }
-        true
     }
 
     fn segment_path(&self) -> std::path::PathBuf {

@@ -144,6 +144,38 @@ fn kinds(dir: &Path) -> Vec<&'static str> {
 }
 
 #[tokio::test]
+async fn without_a_receiver_nothing_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { max_bytes: 256 << 10, ..Options::new("n") };
+    let (journal, _) = Journal::open(&dir.path().join("journal"), options).unwrap();
+    let handle = journal.handle();
+    let mut exporter = Exporter::start(&[], dir.path(), &handle, &Resource::default(), policy()).unwrap();
+    let body = || RecordBody::Breakglass { statement: "x".repeat(1000) };
+    let drafts = (0..300).map(|_| Draft::now(Severity::Info, body())).collect();
+    handle.append(drafts).await.unwrap();
+    let mut reader = handle.reader().unwrap();
+    exporter.stop().await;
+    journal.shutdown().await.unwrap();
+    let all = reader.read_from(1, usize::MAX, usize::MAX).unwrap();
+    let all: Vec<Record> = all.iter().map(|r| serde_json::from_slice(&r.payload).unwrap()).collect();
+    let gap = all.iter().find_map(|record| match &record.body {
+        RecordBody::Gap(gap) => Some((gap, record.severity)),
+        _ => None,
+    });
+    let (gap, severity) = gap.unwrap();
+    assert_eq!(
+        (gap.reason.as_str(), gap.from_seq, gap.to_seq, gap.lost, severity),
+        (
+            "evicted before delivery: the journal reached its bound of 262144 bytes; 0 violations are kept",
+            Some(1),
+            Some(all[0].seq - 1),
+            all[0].seq - 1,
+            Severity::High
+        )
+    );
+}
+
+#[tokio::test]
 async fn records_survive_refusals_garbage_and_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(&dir.path().join("journal"), Options::new("n")).unwrap();
