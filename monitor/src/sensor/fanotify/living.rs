@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
 use super::reader::boottime;
 use crate::inventory::procs::Proc;
@@ -23,8 +23,8 @@ use crate::sensor::queue::{ReaderThread, Stop, Stopped};
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long one that has ended is kept, in nanoseconds: its last events may still be in the queue.
 const KEPT: u64 = 60_000_000_000;
-/// Most processes that are held; each is a descriptor.
-const MAX: usize = 8192;
+/// Most processes that are held; each is a descriptor, of which they take a quarter at most.
+const MAX: u64 = 8192;
 
 /// Those who run, by their numbers.
 #[derive(Debug)]
@@ -48,7 +48,9 @@ impl Living {
     pub(super) fn start(proc: Proc) -> std::io::Result<Self> {
         let stop = Stop::new()?;
         let known = Arc::default();
-        let look = Look { proc, known: Arc::clone(&known), held: HashMap::new() };
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = usize::try_from(MAX.min(descriptors / 4)).unwrap_or(usize::MAX);
+        let look = Look { proc, known: Arc::clone(&known), held: HashMap::new(), most };
         let descriptor = stop.descriptor();
         let thread = stop.spawn("living", move || look.run(&descriptor))?;
         Ok(Self { known, _thread: thread })
@@ -73,6 +75,8 @@ struct Look {
     known: Arc<Mutex<HashMap<u32, Known>>>,
     /// Those that had not ended when they were last heard of.
     held: HashMap<u32, OwnedFd>,
+    /// How many these may be.
+    most: usize,
 }
 
 impl Look {
@@ -106,7 +110,7 @@ impl Look {
                 if !same && inode.is_some() {
                     self.read(pid);
                 }
-            } else if self.held.len() < MAX
+            } else if self.held.len() < self.most
                 && let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw)
                 && let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty())
             {
@@ -135,7 +139,10 @@ impl Look {
         fds.extend(self.held.values().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
         match poll(&mut fds, Some(&Timespec::try_from(left).map_err(|_| Stopped)?)) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return Err(Stopped),
+            Err(error) => {
+                tracing::warn!(%error, "processes are not looked at any more: who ends at once stays unnamed");
+                return Err(Stopped);
+            }
         }
         if !fds[0].revents().is_empty() {
             return Err(Stopped);
