@@ -263,6 +263,13 @@ async fn journal_of_many_segments(dir: &Path) {
     assert!(report.sound && report.kept > 0 && segments(dir).len() > 2, "{report:?}");
 }
 
+/// A state directory with a copy of the journal.
+fn copy_of_state(journal: &Path) -> TempDir {
+    let state = tempfile::tempdir().unwrap();
+    fs::rename(copy(journal).keep(), state.path().join("journal")).unwrap();
+    state
+}
+
 /// Opens a journal as the agent does, and reads it through; tells why the one before was set aside.
 async fn set_aside(state: &Path) -> String {
     let dir = state.join("journal");
@@ -293,8 +300,7 @@ async fn damage_in_any_segment_sets_the_journal_aside() {
         let (first, middle, last) = (0, frame_at(frames.len() / 2), frame_at(frames.len() - 1));
         for at in [first, head.len() - 1, head.len() + 20, middle + 4, middle + 9, last + 20, bytes.len() - 1]
         {
-            let state = tempfile::tempdir().unwrap();
-            fs::rename(copy(whole.path()).keep(), state.path().join("journal")).unwrap();
+            let state = copy_of_state(whole.path());
             let mut bad = bytes.clone();
             bad[at] ^= 1;
             fs::write(state.path().join("journal").join(&name), bad).unwrap();
@@ -304,8 +310,7 @@ async fn damage_in_any_segment_sets_the_journal_aside() {
             assert!(what.starts_with(&format!("{name}: ")) || (is_last && cut), "{name} byte {at}: {what}");
         }
         // Another content of the same length under a right CRC.
-        let state = tempfile::tempdir().unwrap();
-        fs::rename(copy(whole.path()).keep(), state.path().join("journal")).unwrap();
+        let state = copy_of_state(whole.path());
         let seq = u64::from_le_bytes(frames[0][8..16].try_into().unwrap());
         let payload = String::from_utf8(frames[0][16..].to_vec()).unwrap().replace("\"n\"", "\"m\"");
         let mut bad = head.clone();
@@ -321,9 +326,8 @@ async fn a_damaged_file_beside_the_segments_sets_the_journal_aside() {
     let whole = tempfile::tempdir().unwrap();
     journal_of_many_segments(whole.path()).await;
     for (name, at) in [("meta.json", 4), ("node.pub", 30), ("checkpoint", 30), ("tree", 40)] {
-        let state = tempfile::tempdir().unwrap();
+        let state = copy_of_state(whole.path());
         let dir = state.path().join("journal");
-        fs::rename(copy(whole.path()).keep(), &dir).unwrap();
         // In the tree: the leaf of a record that is still there.
         let kept = records(&dir)[0].seq - 1;
         let at = if name == "tree" { tlog::stored_hash_index(0, kept) as usize * 32 + 1 } else { at };

@@ -125,11 +125,10 @@ impl Judge {
         if changed && look.found.is_some() {
             self.changed_beside(ix, &acts);
         }
-        let restless = look.restless;
-        self.remember(ix, look, standing, superseded);
-        if restless {
+        if look.restless {
             self.schedule.at_latest(ix, Instant::now() + RETRY);
         }
+        self.remember(ix, look, standing, superseded);
         self.keep(ix, lately, job.closed);
         self.keep_what_was_under(ix, &acts);
         if late {

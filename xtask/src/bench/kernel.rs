@@ -40,11 +40,10 @@ pub(super) fn run() -> Result<Vec<Figure>> {
         let mut spec = VmSpec::new(kernel::resolve(series)?, command);
         lsm.clone_into(&mut spec.lsm);
         spec.with = vec![built.join("bench_kernel")];
-        spec.processors = 1;
         spec.memory_mib = 2048;
         spec.output = Output::Capture;
         spec.timeout = Some(PATIENCE);
-        spec.counts_instructions = true;
+        spec.count_instructions();
         let outcome = vm::run(&spec)?;
         let said = String::from_utf8_lossy(&outcome.stdout);
         if !matches!(outcome.end, End::Exited(0)) {

@@ -110,6 +110,12 @@ impl VmSpec {
             console: false,
         }
     }
+
+    /// Lets the guest's time count instructions, which takes one processor.
+    pub(crate) fn count_instructions(&mut self) {
+        self.counts_instructions = true;
+        self.processors = 1;
+    }
 }
 
 /// Where the command's output goes.
@@ -168,8 +174,7 @@ fn from_arguments(args: Args) -> Result<VmSpec> {
     spec.memory_mib = args.memory;
     spec.console = args.console;
     if args.count_instructions {
-        spec.counts_instructions = true;
-        spec.processors = 1;
+        spec.count_instructions();
     }
     if terminal {
         spec.output = Output::Terminal;

@@ -27,8 +27,8 @@ enum Unknown {
     #[error("pid {0} may have been reused since")]
     Reused(u32),
     /// It is not known which of the two programs acted: what is remembered of it may be the other.
-    #[error("pid {0} executed another program while it was read")]
-    Executed(u32),
+    #[error(transparent)]
+    Executed(ProcError),
 }
 
 /// Finds actors.
@@ -89,7 +89,7 @@ impl Actors {
             return Err(Unknown::Gone(pid));
         }
         let actor = self.read(pid).map_err(|error| match error {
-            ProcError::Executed(pid) => Unknown::Executed(pid),
+            ProcError::Executed(_) => Unknown::Executed(error),
             _ => Unknown::Gone(pid),
         })?;
         match pidfd {

@@ -86,11 +86,8 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let places = if args.only.is_empty() { vec![Where::Native, Where::Guest612] } else { args.only.clone() };
     let (natively, guests): (Vec<Where>, Vec<Where>) =
         places.into_iter().partition(|place| *place == Where::Native);
-    let beside = match natively.is_empty() {
-        false if !guests.is_empty() => Some(Beside::start(args, &guests)?),
-        _ => None,
-    };
-    let here = if natively.is_empty() { guests } else { natively };
+    let (here, elsewhere) = if natively.is_empty() { (guests, Vec::new()) } else { (natively, guests) };
+    let beside = (!elsewhere.is_empty()).then(|| Beside::start(args, &elsewhere)).transpose()?;
     let worst: Result<u8> = here.into_iter().try_fold(0, |worst: u8, place| {
         interrupt::check()?;
         let (name, guest) = match place {
