@@ -31,7 +31,7 @@ pub const TAGS: usize = 262_144;
 /// Kinds of inode numbers by which tagged inodes are counted (count, a power of two).
 pub const CROWDS: usize = 1 << CROWD_BITS;
 /// The same, as bits of a number.
-pub const CROWD_BITS: u32 = 16;
+pub const CROWD_BITS: u32 = 18;
 /// Ring, unless the loader says otherwise.
 pub const RING: usize = 4 << 20;
 /// Tasks inside a mount call at one time (count).

@@ -177,11 +177,11 @@ pub struct InodeId {
 }
 
 impl InodeId {
-    /// Which of [`CROWDS`](limits::CROWDS) kinds that [`Self::ino`] is of: its upper bits after a multiplication by the golden ratio
-    /// (Knuth, The Art of Computer Programming 3, 6.4). Not the address's: the verifier allows no multiplication of it.
+    /// Which of [`CROWDS`](limits::CROWDS) kinds that [`Self::ino`] is of: its upper bits after a multiplication by what the golden
+    /// ratio lacks to one (`GOLDEN_RATIO_32` in the kernel's include/linux/hash.h). Not the address's: the verifier allows no multiplication of it.
     #[must_use]
     pub const fn crowd(ino: u32) -> u32 {
-        ino.wrapping_mul(0x9e37_79b9) >> (u32::BITS - limits::CROWD_BITS)
+        ino.wrapping_mul(0x61c8_8647) >> (u32::BITS - limits::CROWD_BITS)
     }
 }
 
@@ -199,19 +199,19 @@ pub struct Program {
     pub reserved: u32,
 }
 
-/// `Request::answer`: the inode is tagged.
+/// `Request::answer`: the inode is tagged, or, where that is done by way of its storage, may be.
 pub const REQUEST_DONE: u32 = 1;
 /// `Request::answer`: there was no room for the tag.
 pub const REQUEST_REFUSED: u32 = 2;
 
-/// The one entry by which the agent asks for a tag where there is no inode storage.
+/// The one entry by which the agent asks for a tag.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// Which thread asks: process number in the upper half, thread number in the lower. 0: nobody.
     pub task: u64,
     pub tag: Tag,
-    /// Filled in with the answer.
+    /// Filled in with the answer where there is no inode storage.
     pub inode: InodeId,
     /// 0, until it is answered by `REQUEST_*`.
     pub answer: u32,

@@ -4,9 +4,11 @@
 //! The same bodies serve each rung that stands on the kernel's security hooks. What differs is in the object's module
 //! `rung`:
 //! - `hook!("name", name)`: a program on that hook, which hands its context to the function `name`;
+//! - `may_be_tagged(inode)`: false for most inodes without a tag, at the cost of a few instructions;
 //! - `tag_of(inode)`: a pointer to the inode's tag, or null;
 //! - `tag(inode, tag)`: tags an inode that has no tag; false if there was no room;
-//! - `TYPED_INODES`: whether these two want the inode by a pointer that the verifier trusts;
+//! - `grant(inode, request)`: what the kernel's side does of it where the agent tags an inode; false if there was no room;
+//! - `TYPED_INODES`: whether these want the inode by a pointer that the verifier trusts;
 //!
 //! and in the layout, where the agent finds each argument in the function that the rung's programs stand on.
 
@@ -20,6 +22,7 @@ mod mounts;
 mod names;
 mod open;
 mod processes;
+mod request;
 pub(crate) mod tags;
 
 use core::ffi::c_void;

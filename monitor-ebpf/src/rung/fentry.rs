@@ -6,14 +6,13 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{Array, HashMap};
-use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::btf_map;
 use monitor_ebpf::limits;
-use monitor_ebpf::record::{InodeId, REQUEST_DONE, REQUEST_REFUSED, Request, Tag};
+use monitor_ebpf::record::{InodeId, Request, Tag};
 
 use crate::hooks::tags::{MMAPABLE, control};
 use crate::hooks::{Context, pointer};
-use crate::kernel::{Ptr, add, field, inode_of, layout};
+use crate::kernel::{Ptr, add, add32, field, layout};
 
 /// Room is taken as it is needed: most nodes need little of it.
 #[btf_map]
@@ -22,9 +21,7 @@ static TAGS: HashMap<InodeId, Tag, { limits::TAGS }, { BPF_F_NO_PREALLOC as usiz
 /// without asking for what an inode is known by, and without a look-up in a hash. Counted before a tag is set and after it is gone, so that it may be too
 /// much and is never too little.
 #[btf_map]
-static CROWDS: Array<u64, { limits::CROWDS }, MMAPABLE> = Array::new();
-#[btf_map]
-static REQUEST: Array<Request, 1, MMAPABLE> = Array::new();
+static CROWDS: Array<u32, { limits::CROWDS }, MMAPABLE> = Array::new();
 
 /// Inodes are known by what stands in them.
 pub(crate) const TYPED_INODES: bool = false;
@@ -67,18 +64,18 @@ unsafe fn id_of(inode: Ptr) -> InodeId {
 /// # Safety
 /// `inode` is a typed pointer and not null.
 #[inline(always)]
-unsafe fn crowd_of(inode: Ptr) -> Option<*mut u64> {
+unsafe fn crowd_of(inode: Ptr) -> Option<*mut u32> {
     // SAFETY: the caller's word.
     let ino: u64 = unsafe { field(inode, layout!(inode_i_ino)) };
     CROWDS.get_ptr_mut(InodeId::crowd(ino as u32))
 }
 
-/// Whether the inode may be tagged.
+/// Whether the inode may have a tag: what does not is told apart by its number.
 ///
 /// # Safety
 /// `inode` is a typed pointer and not null.
 #[inline(always)]
-unsafe fn is_crowded(inode: Ptr) -> bool {
+pub(crate) unsafe fn may_be_tagged(inode: Ptr) -> bool {
     // SAFETY: the caller's word; a pointer into the array, never freed, where another CPU may count meanwhile.
     unsafe { crowd_of(inode).is_none_or(|count| core::ptr::read_volatile(count) != 0) }
 }
@@ -88,11 +85,11 @@ unsafe fn is_crowded(inode: Ptr) -> bool {
 /// # Safety
 /// `inode` is a typed pointer and not null.
 #[inline(always)]
-unsafe fn count(inode: Ptr, by: i64) {
+unsafe fn count(inode: Ptr, by: i32) {
     // SAFETY: the caller's word; a pointer into the array, never freed.
     unsafe {
         if let Some(count) = crowd_of(inode) {
-            add(count, by as u64);
+            add32(count, by as u32);
         }
     }
 }
@@ -104,7 +101,7 @@ unsafe fn count(inode: Ptr, by: i64) {
 #[inline(always)]
 pub(crate) unsafe fn tag_of(inode: Ptr) -> *mut Tag {
     // SAFETY: the caller's word, here and below.
-    if !unsafe { is_crowded(inode) } {
+    if !unsafe { may_be_tagged(inode) } {
         return core::ptr::null_mut();
     }
     // SAFETY: as above.
@@ -131,24 +128,15 @@ pub(crate) unsafe fn tag(inode: Ptr, tag: Tag) -> bool {
     matches!(inserted, Ok(()) | Err(EXISTS))
 }
 
-hook!("path_notify", path_notify);
-
-/// The agent is about to pin an inode by an inotify watch: the tag that it has asked for is set here, because only here
-/// all of what the inode is known by can be seen.
+/// Tags the inode as the agent wants it, whatever tag it has, and says what it is known by. False if the map is full, or the kernel had no
+/// memory for it.
+///
+/// # Safety
+/// `inode` is a typed pointer and not null, and `request` points into a map's value.
 #[inline(always)]
-fn path_notify(ctx: &Context) {
-    let Some(request) = REQUEST.get_ptr_mut(0) else { return };
-    // SAFETY: a pointer into the array, never freed; the agent writes it only while no call of its own is under way. This
-    // hook's context; positions and offsets are this kernel's.
+pub(crate) unsafe fn grant(inode: Ptr, request: *mut Request) -> bool {
+    // SAFETY: the caller's word.
     unsafe {
-        if (*request).task != bpf_get_current_pid_tgid() {
-            return;
-        }
-        let dentry: Ptr = field(pointer(ctx, layout!(arg_path_notify_path)), layout!(path_dentry));
-        let inode = inode_of(dentry);
-        if inode.is_null() {
-            return;
-        }
         let (id, tag) = (id_of(inode), (*request).tag);
         let is_new = TAGS.get_ptr(id).is_none();
         if is_new {
@@ -159,8 +147,7 @@ fn path_notify(ctx: &Context) {
             count(inode, -1);
         }
         (*request).inode = id;
-        let answer = if done { REQUEST_DONE } else { REQUEST_REFUSED };
-        core::ptr::write_volatile(&raw mut (*request).answer, answer);
+        done
     }
 }
 
@@ -172,7 +159,7 @@ fn inode_free(ctx: &Context) {
     // SAFETY: this hook's context; positions and offsets are this kernel's. The control entry is never freed.
     unsafe {
         let inode = pointer(ctx, layout!(arg_inode_free_inode));
-        if !is_crowded(inode) {
+        if !may_be_tagged(inode) {
             return;
         }
         let id = id_of(inode);

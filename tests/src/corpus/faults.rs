@@ -252,24 +252,25 @@ fn a_hook(agent: &mut Agent, home: &Home, dir: &Path) -> Result<()> {
 /// The programs that keep the tags, where there are such, and one on the end of a call: whoever detaches them is noticed as well, and
 /// they do again what they are for.
 fn what_no_canary_proves(agent: &mut Agent, home: &Home, scratch: &Path, dir: &Path) -> Result<()> {
-    if agent.rung()? == "fentry" {
-        // Without it nothing can be tagged, a canary neither: all families are blind meanwhile.
-        lives_again(agent, home, "path_notify", "security_path_notify")?;
-        let later = scratch.join("later");
-        fs::write(&later, SEALED)?;
-        let objects = |agent: &Agent| Ok::<_, anyhow::Error>(agent.status()?.0["objects"].clone());
-        let before = objects(agent)?["total"].as_u64().context("no objects")?;
-        home.baseline("later", 1, &[&later])?;
-        agent.reload()?;
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let now = objects(agent)?;
-            if now["total"].as_u64() > Some(before) && now["unverified"] == 0 {
-                break;
-            }
-            ensure!(Instant::now() < until, "the new object is not verified: {now}");
+    let fentry = agent.rung()? == "fentry";
+    // Without it nothing can be tagged, a canary neither: all families are blind meanwhile.
+    lives_again(agent, home, "path_notify", if fentry { "security_path_notify" } else { "path_notify" })?;
+    let later = scratch.join("later");
+    fs::write(&later, SEALED)?;
+    let objects = |agent: &Agent| Ok::<_, anyhow::Error>(agent.status()?.0["objects"].clone());
+    let before = objects(agent)?["total"].as_u64().context("no objects")?;
+    home.baseline("later", 1, &[&later])?;
+    agent.reload()?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let now = objects(agent)?;
+        if now["total"].as_u64() > Some(before) && now["unverified"] == 0 {
+            break;
         }
-        is_seen(agent, &later)?;
+        ensure!(Instant::now() < until, "the new object is not verified: {now}");
+    }
+    is_seen(agent, &later)?;
+    if fentry {
         lives_again(agent, home, "inode_free", "security_inode_free")?;
         sees_everything(agent)?;
     }

@@ -19,8 +19,12 @@ pub enum HookRung {
     Fentry,
 }
 
-/// Programs of the `fentry` rung alone, which keep the tags: name of the hook, and what it needs of the layout.
-const TAG_KEEPERS: &[(&str, &[&str])] = &[
+/// A hook by name, and what its program needs of the layout.
+type Keeper = (&'static str, &'static [&'static str]);
+
+/// What keeps the tags where they are in inode storage, and where they are in a table.
+const OF_STORAGE: &[Keeper] = &[("path_notify", &["path_dentry", "arg_path_notify_path"])];
+const OF_TABLE: &[Keeper] = &[
     ("path_notify", &["path_dentry", "inode_i_generation", "arg_path_notify_path"]),
     ("inode_free", &["inode_i_generation", "arg_inode_free_inode"]),
 ];
@@ -52,10 +56,10 @@ impl HookRung {
     }
 
     /// Programs that must stand, or the rung cannot be used.
-    pub(super) const fn keepers(self) -> &'static [(&'static str, &'static [&'static str])] {
+    pub(super) const fn keepers(self) -> &'static [Keeper] {
         match self {
-            Self::Lsm => &[],
-            Self::Fentry => TAG_KEEPERS,
+            Self::Lsm => OF_STORAGE,
+            Self::Fentry => OF_TABLE,
         }
     }
 
