@@ -42,29 +42,21 @@ pub fn main() -> ExitCode {
 }
 
 fn measured(objects: usize) -> Result<Value> {
-    let (scratch, dir, home) = bench(objects as u64)?;
+    let (scratch, dir, home) = bench(objects as u64 + 1)?;
     room_for(&home, objects)?;
     let flushes = flushes(scratch.path())?;
     let mut agent = Agent::start(&home, 1)?;
     let rung = agent.rung()?;
+    // Whoever hears of records has to be there before the first.
+    agent.find("the agent's start", |record| record["kind"] == "agent.started")?;
+    // What a program does first is told with its hash, and to make that takes the longer the larger the program is. This one is mostly
+    // what a debugger reads: that act has a figure of its own, beside the size.
+    let (first, _) = acted(&mut agent, &[object(&dir, objects as u64)])?;
+    let executable = fs::metadata("/proc/self/exe")?.len();
     let acts = objects.min(ACTS);
     // Spread over all there are.
     let files: Vec<PathBuf> = (0..acts).map(|at| object(&dir, (at * objects / acts) as u64)).collect();
-    // Whoever hears of records has to be there before the first.
-    agent.find("the agent's start", |record| record["kind"] == "agent.started")?;
-    let to_act_on = files.clone();
-    let actor = std::thread::spawn(move || act(&to_act_on));
-    let told = tellings(&mut agent, &files)?;
-    let done = actor.join().map_err(|_| anyhow::anyhow!("the actor panicked"))??;
-    let mut times = Vec::new();
-    for (file, begun) in files.iter().zip(&done) {
-        let at = told
-            .get(&file.display().to_string())
-            .with_context(|| format!("{} was not told of", file.display()))?;
-        times.push(at.duration_since(*begun));
-    }
-    let took =
-        done.last().zip(done.first()).map_or(Duration::ZERO, |(last, first)| last.duration_since(*first));
+    let (times, took) = acted(&mut agent, &files)?;
     let gaps = agent.seen.iter().filter(|record| record["kind"] == "gap").count();
     ensure!(
         gaps == 0,
@@ -75,8 +67,27 @@ fn measured(objects: usize) -> Result<Value> {
     Ok(json!({
         "rung": rung, "objects": objects, "acts": acts, "pace": pace(acts, took),
         "settle": milliseconds(monitor::judge::SETTLE),
+        "first": first.first().copied().map(milliseconds), "executable": executable,
         "told": percentiles(times), "flush": percentiles(flushes),
     }))
+}
+
+/// Acts on each file: how long it took until each was told of, and all of them to be done.
+fn acted(agent: &mut Agent, files: &[PathBuf]) -> Result<(Vec<Duration>, Duration)> {
+    let to_act_on = files.to_owned();
+    let actor = std::thread::spawn(move || act(&to_act_on));
+    let told = tellings(agent, files)?;
+    let done = actor.join().map_err(|_| anyhow::anyhow!("the actor panicked"))??;
+    let mut times = Vec::new();
+    for (file, begun) in files.iter().zip(&done) {
+        let at = told
+            .get(&file.display().to_string())
+            .with_context(|| format!("{} was not told of", file.display()))?;
+        times.push(at.duration_since(*begun));
+    }
+    let took =
+        done.last().zip(done.first()).map_or(Duration::ZERO, |(last, first)| last.duration_since(*first));
+    Ok((times, took))
 }
 
 /// Slots for that many objects, whatever is usual.

@@ -3,14 +3,14 @@
 use crate::attribution::Attribution;
 use crate::inventory::procs::Proc;
 use crate::inventory::writers::{Proven, Writers};
-use crate::model::{Actor, Draft, RecordBody, Severity, State, WriterBody};
+use crate::model::{Actor, Draft, ExeHash, RecordBody, Severity, State, WriterBody};
 
 const REASON: &str = "no kubelet that was known ran any more, and this one stands in its place, in the same cgroup; who put it there is not asked";
 
 /// The kubelet that was found last.
 #[derive(Debug, Default)]
 pub(super) struct Kubelet {
-    known: Option<(Proven, Option<String>)>,
+    known: Option<(Proven, Option<ExeHash>)>,
     changes: Vec<Draft>,
 }
 
@@ -26,12 +26,15 @@ impl Kubelet {
         attribution.enrich(&mut actor);
         let before = self.known.replace((now.clone(), actor.exe_sha256.clone()));
         let Some((before, sha256)) = before else { return };
-        let same = match (&sha256, &actor.exe_sha256) {
+        let [sha256, sha256_now] =
+            [&sha256, &actor.exe_sha256].map(|hash| hash.as_ref().and_then(ExeHash::get));
+        let same = match (sha256, sha256_now) {
             (Some(before), Some(now)) => before == now,
             _ => before.exe == now.exe,
         };
         if !same {
-            self.changes.push(told(&before, sha256, now, actor));
+            let states = [state(&before, sha256), state(now, sha256_now)];
+            self.changes.push(told(states, actor));
         }
     }
 
@@ -40,15 +43,15 @@ impl Kubelet {
     }
 }
 
-fn told(before: &Proven, sha256: Option<String>, now: &Proven, actor: Actor) -> Draft {
-    let state = |proven: &Proven, sha256: Option<String>| -> State {
-        let exe = ("exe".to_owned(), proven.exe_path.to_string());
-        std::iter::once(exe).chain(sha256.map(|hash| ("sha256".to_owned(), hash))).collect()
-    };
-    let new = state(now, actor.exe_sha256.clone());
+fn state(proven: &Proven, sha256: Option<&str>) -> State {
+    let exe = ("exe".to_owned(), proven.exe_path.to_string());
+    std::iter::once(exe).chain(sha256.map(|hash| ("sha256".to_owned(), hash.to_owned()))).collect()
+}
+
+fn told([old, new]: [State; 2], actor: Actor) -> Draft {
     let body = WriterBody {
         writer: crate::baseline::Writer::KUBELET.to_owned(),
-        old: state(before, sha256),
+        old,
         new,
         actor,
         reason: REASON.to_owned(),

@@ -45,7 +45,7 @@ impl CodeHashes {
     pub(super) fn of(&self, proc: &Proc, observation: &Observation, places: &[PathBuf]) -> Option<String> {
         let inode = observation.inode?;
         let pid = observation.actor.as_ref().ok().map(|actor| actor.tgid);
-        let mut file = pid
+        let file = pid
             .and_then(|pid| open(&proc.path(pid, "exe"), inode).or_else(|| mapped(proc, pid, inode)))
             .or_else(|| places.iter().find_map(|place| open(place, inode)))?;
         let meta = file.metadata().ok()?;
@@ -57,7 +57,7 @@ impl CodeHashes {
             return None;
         }
         state.left = state.left.checked_sub(meta.len())?;
-        state.hashes.of_file(&mut file, &meta)
+        state.hashes.of_file(file, &meta)
     }
 }
 

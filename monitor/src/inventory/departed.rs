@@ -115,9 +115,9 @@ fn note(
     let started = proc.ticks_to_ns(proc.stat(pid).ok()?.start_ticks);
     let mount_ns = proc.mount_ns(pid)?;
     let path = container.rootfs.join(writer.exe.as_bytes().strip_prefix(b"/")?);
-    let mut file = root.open_file(&path).ok()??;
+    let file = root.open_file(&path).ok()??;
     let meta = file.metadata().ok()?;
-    let exe = (inodes::of(&file).ok()?, hashes.of_file(&mut file, &meta)?);
+    let exe = (inodes::of(&file).ok()?, hashes.of_file(file, &meta)?);
     // It is noted as what it is now: no other process by that pid meanwhile.
     let again = proc.ticks_to_ns(proc.stat(pid).ok()?.start_ticks);
     (again == started).then_some(Note { container, pid, started, mount_ns, exe, gone: None })

@@ -19,7 +19,7 @@ use crate::inventory::departed::{Departed, Note};
 use crate::inventory::inodes;
 use crate::inventory::procs::Proc;
 use crate::inventory::writers::Lawful;
-use crate::model::{Actor, HostPath};
+use crate::model::{Actor, ExeHash, HostPath};
 
 /// A writer inside pods, as a baseline declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +175,8 @@ impl InPods {
             Some(exe) => return Lawful::No(format!("is another executable than {}: {exe}", writer.exe)),
             None => return Lawful::Unknown("the actor's executable is not known".into()),
         }
-        let hash = actor.exe_sha256.clone().or_else(|| {
+        let known = actor.exe_sha256.as_ref().and_then(ExeHash::get).map(str::to_owned);
+        let hash = known.or_else(|| {
             // It has executed another program since, or ended: the file in its container's root is still there, and is
             // it only if it is the inode that acted.
             let acted = actor.exe_inode?;
@@ -185,10 +186,10 @@ impl InPods {
                 return Some(note.exe.1.clone());
             }
             let path = container.rootfs.join(writer.exe.as_bytes().strip_prefix(b"/")?);
-            let mut file = self.root.open_file(&path).ok()??;
+            let file = self.root.open_file(&path).ok()??;
             let meta = file.metadata().ok()?;
             let same = inodes::of(&file).ok() == Some(acted);
-            same.then(|| self.hashes.of_file(&mut file, &meta)).flatten()
+            same.then(|| self.hashes.of_file(file, &meta)).flatten()
         });
         match hash {
             Some(hash) if hash == hex::encode(writer.sha256) => Lawful::Yes,
@@ -366,7 +367,7 @@ mod tests {
         let mut actor = node.actor();
         assert_eq!(node.judge(&actor, Some(POD)), Lawful::Yes);
         // By the hash that was taken of it while it ran; where its file lies now does not matter.
-        actor.exe_sha256 = Some(hex::encode(node.sha256));
+        actor.exe_sha256 = Some(hex::encode(node.sha256).into());
         actor.exe_inode = None;
         assert_eq!(node.judge(&actor, Some(POD)), Lawful::Yes);
         // It ended since.
@@ -445,7 +446,7 @@ mod tests {
             Lawful::Unknown("the hash of the actor's executable is not known".into())
         );
         actor.exe = Some(HostPath::from("/tmp/pilot-agent"));
-        actor.exe_sha256 = Some(hex::encode(node.sha256));
+        actor.exe_sha256 = Some(hex::encode(node.sha256).into());
         assert_eq!(
             node.judge(&actor, Some(POD)),
             no("is another executable than /usr/local/bin/pilot-agent: /tmp/pilot-agent")

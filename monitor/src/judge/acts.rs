@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::inventory::code::Foreign;
-use crate::model::{Actor, HostPath, InodeKey, Observation, Operation, Rung, Time};
+use crate::model::{Actor, ExeHash, HostPath, InodeKey, Observation, Operation, Rung, Time};
 
 use super::topology::is_mount;
 
@@ -257,6 +257,12 @@ impl Acts {
     /// The acts, in order of first appearance.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Act> {
         self.acts.iter()
+    }
+
+    /// Hashes of what the actors run that are not there yet.
+    pub(crate) fn hashes_in_the_making(&self) -> Vec<ExeHash> {
+        let hashes = self.acts.iter().filter_map(|act| act.actor.as_ref().ok()?.exe_sha256.as_ref());
+        hashes.filter(|hash| !hash.is_made()).cloned().collect()
     }
 
     /// Merges acts that were taken out but could not be judged.

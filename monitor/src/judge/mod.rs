@@ -55,7 +55,7 @@ use crate::baseline::secret::SecretKey;
 use crate::baseline::{AcceptedBaseline, Context, ObserveError, Root, SealedObject};
 use crate::config::settings::Relaxation;
 use crate::inventory::handles::Handles;
-use crate::model::{Draft, HostPath, Observation, Record, Target, Time};
+use crate::model::{Draft, ExeHash, HostPath, Observation, Record, Target, Time};
 use crate::sensor::{Sensor, SensorEvent};
 use crate::status::Query;
 
@@ -475,6 +475,7 @@ impl Judge {
         let (object, last) = (unit.sealed(), apart.right.clone().or_else(|| apart.found.clone()));
         let restless = unit.waited >= RESTLESS;
         let job = Job { ix, object, before, last, ask, closed, from_disk, restless };
+        let hashes = acts.hashes_in_the_making();
         self.in_flight.insert(ix, acts);
         let (root, context) = (self.options.root.clone(), self.options.context.clone());
         let handles = Arc::clone(&self.handles);
@@ -486,6 +487,8 @@ impl Judge {
                 holders.took = begun.elapsed();
                 Look { holders, ..look }
             });
+            // What it was done with is told too.
+            hashes.iter().for_each(ExeHash::make);
             (job.ix, job, seen)
         });
     }

@@ -6,6 +6,7 @@ mod away;
 mod beside;
 mod chains;
 mod code;
+mod hashes;
 mod late;
 mod leftovers;
 mod members;

@@ -42,7 +42,7 @@ pub struct MeshFiles {
 /// The rest of the agent, as the judge sees it. Called from the judge's task: answers come from memory, or at most
 /// from a short read of /proc.
 pub trait World: Send + Sync + std::fmt::Debug {
-    /// Completes an actor: cgroup, container, pod, hash of the executable.
+    /// Completes an actor: cgroup, container, pod, hash of the executable, which is in the making then.
     fn enrich(&self, actor: &mut Actor);
 
     /// Whether `actor` is the lawful writer `writer` of an object.

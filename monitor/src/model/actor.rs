@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{HostPath, InodeKey, Time};
+use super::{ExeHash, HostPath, InodeKey, Time};
 
 /// The process that acted, as it was at that moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +18,8 @@ pub struct Actor {
     /// Path of the executable as its own mount namespace names it; `None` where unknown (a kernel thread).
     pub exe: Option<HostPath>,
     /// Hex SHA-256 of the executable, where it was hashed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub exe_sha256: Option<String>,
+    #[serde(skip_serializing_if = "ExeHash::is_unknown", default)]
+    pub exe_sha256: Option<ExeHash>,
     /// Whether it is a thread by which the kernel carries out what the process submitted to an io_uring; not part of the record.
     #[serde(skip)]
     pub is_io_worker: bool,

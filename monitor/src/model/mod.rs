@@ -2,6 +2,7 @@
 
 mod actor;
 mod clock;
+mod exe_hash;
 mod object;
 mod observation;
 mod path;
@@ -11,6 +12,7 @@ mod slice;
 
 pub use actor::{Actor, Container, Owner, Pod, Source, Target};
 pub use clock::Clock;
+pub use exe_hash::ExeHash;
 pub use object::{Class, Family, InodeKey, Slot, WatchKind};
 pub use observation::{Observation, Operation, Rung};
 pub use path::HostPath;

@@ -104,6 +104,14 @@ fn figures_of(place: &str, said: &Value, counts: bool) -> Result<Vec<Figure>> {
             budget: (counts && percentile == "p99").then_some(budget),
         });
     }
+    let megabytes = number(&said["executable"])? / 1e6;
+    figures.push(Figure {
+        what: format!("{place} {rung}, {objects} objects: the first act of a program of {megabytes:.0} MB"),
+        value: number(&said["first"])?,
+        unit: "ms",
+        beside: None,
+        budget: None,
+    });
     Ok(figures)
 }
 
@@ -116,7 +124,7 @@ mod tests {
         let said = |p99: f64| {
             serde_json::json!({
                 "rung": "lsm", "objects": 1000, "acts": 1000, "pace": 999.6, "settle": 40.0,
-                "told": {"p50": 45.0, "p99": p99}, "flush": {"p50": 1.0, "p99": 3.0},
+                "first": 60.0, "executable": 5e7, "told": {"p50": 45.0, "p99": p99}, "flush": {"p50": 1.0, "p99": 3.0},
             })
         };
         let met = |p99: f64| {
@@ -129,6 +137,6 @@ mod tests {
         };
         assert_eq!((met(52.9), met(53.1)), (vec![true], vec![false]));
         let guest = figures_of("guest", &said(99.0), false).unwrap();
-        assert!(guest.len() == 2 && guest.iter().all(|figure| figure.budget.is_none()));
+        assert!(guest.len() == 3 && guest.iter().all(|figure| figure.budget.is_none()));
     }
 }
