@@ -21,6 +21,7 @@ mod layers;
 mod look;
 mod losses;
 mod nameless;
+mod parts;
 mod proof;
 mod report;
 mod route;

@@ -166,11 +166,21 @@ impl Judge {
             let of = &entry.now.object;
             let other = of.baseline.as_ref().is_some_and(|name| *name != source.name);
             let newer = other || of.revision.is_some_and(|of| of < revision);
+            // As sealed from the moment on at which it was put there: what stood there before has not come back.
+            let found = look.found.as_ref().map(|found| found.inode.ino.to_string());
+            let by_its_like = entry.now.violation == ViolationKind::Replaced
+                && entry.now.actual.len() == 1
+                && entry.now.actual.get("inode") == found.as_ref();
             let draft = if intact && newer {
                 let why = Some(format!("as revision {revision} seals it"));
                 self.book.resolve(&uid, Resolution::Rebaselined, why)
             } else if !entry.standing {
                 None
+            } else if by_its_like {
+                self.book.stands_no_more(
+                    &uid,
+                    "as sealed, though another than the one that was replaced, so this stays open",
+                )
             } else if unread {
                 let why = Some("as sealed again, and not opened by anyone meanwhile".to_owned());
                 self.book.resolve(&uid, Resolution::Restored, why)

@@ -9,13 +9,11 @@ use crate::baseline::{Aspect, Difference, Found};
 use crate::model::{InodeKey, ObjectRef, Operation, Rung, State, Time, ViolationKind};
 
 use super::acts::{Act, decisive};
+use super::parts::{OTHERS, may, name_each};
 use super::violations::{Finding, moved_to};
 
 /// How much older than the act that set it a ctime may be, in nanoseconds: it is that of the last tick of the clock.
 pub(super) const TICK: i64 = 10_000_000;
-
-/// Processes that are told of as having a part in one finding of one look, beside the first.
-const OTHERS: usize = 64;
 
 /// The detail of what an ioctl set.
 pub(super) const FLAGS: &str = "inode flags, or what only an ioctl can set";
@@ -80,6 +78,19 @@ pub(crate) struct Verdict {
 /// Judges a file or symlink. `found` is `None` when nothing stands at its path; `lawful` tells of an act whether
 /// its actor may write this object.
 pub(crate) fn file(
+    object: &ObjectRef,
+    last: Option<&Seen>,
+    found: Option<&Found>,
+    differences: &[Difference],
+    acts: &[&Act],
+) -> Verdict {
+    let mut verdict = decided(object, last, found, differences, acts);
+    name_each(&mut verdict, object, found, acts);
+    verdict
+}
+
+/// As [`file`], by the acts that decided it.
+fn decided(
     object: &ObjectRef,
     last: Option<&Seen>,
     found: Option<&Found>,
@@ -327,11 +338,7 @@ impl Round<'_> {
     /// As [`Self::standing`], and the same again for each other process that may have had a part in it. Mode and attributes are changed by the owner or
     /// root; a hook tells of whoever tries.
     fn standing_by_each(&self, differences: &[Difference], owner: u32) -> Vec<Finding> {
-        let may = |act: &&Act| match &act.actor {
-            Ok(actor) => !act.touches_attributes() || actor.uid == 0 || actor.uid == owner,
-            Err(_) => true,
-        };
-        let able: Vec<&Act> = self.acts.iter().copied().filter(may).collect();
+        let able: Vec<&Act> = self.acts.iter().copied().filter(|act| may(act, Some(owner))).collect();
         let acts = if able.iter().any(|act| act.touches_attributes()) { &able } else { self.acts };
         let mut findings = Round { object: self.object, acts }.standing(differences);
         let mut others = Vec::new();

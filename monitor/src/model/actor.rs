@@ -105,7 +105,9 @@ impl Actor {
         self.is_kernel_thread() && (numbered || self.comm.starts_with("kworker/"))
     }
 
-    const fn is_kernel_thread(&self) -> bool {
+    /// Whether it is the kernel's own.
+    #[must_use]
+    pub const fn is_kernel_thread(&self) -> bool {
         const KTHREADD: u32 = 2;
         self.pid == self.tgid && self.ppid == KTHREADD
     }

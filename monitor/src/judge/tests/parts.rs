@@ -124,3 +124,92 @@ async fn what_is_made_anew_is_replaced_whatever_number_it_gets() {
     bench.see("sh", Operation::Create, "/x", named).await;
     assert_eq!(bench.verdicts().await, ["opened Replaced /x/lone Create sh"]);
 }
+
+#[tokio::test]
+async fn whoever_wrote_what_another_then_replaced_is_named_too() {
+    let bench = bench().await;
+    let before = Time::now();
+    let (lone, other) = (bench.path("/x/lone"), bench.path("/x/other"));
+    std::fs::write(&lone, "two").unwrap();
+    std::fs::write(&other, "three").unwrap();
+    std::fs::rename(&other, &lone).unwrap();
+    bench.see("a", Operation::Write, "/x/lone", by(1, 0, before)).await;
+    bench
+        .see("b", Operation::Rename, "/x", |seen| {
+            by(2, 0, Time(before.0 + 1))(seen);
+            (seen.inode, seen.name) = (None, Some(b"other".to_vec()));
+            seen.renamed_to = Some((seen.slot, b"lone".to_vec()));
+        })
+        .await;
+    let expected = ["opened Replaced /x/lone Rename b", "updated Replaced /x/lone Write a"];
+    assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn whoever_wrote_what_another_then_took_away_is_named_too() {
+    let bench = bench().await;
+    let before = Time::now();
+    std::fs::remove_file(bench.path("/x/lone")).unwrap();
+    bench.see("a", Operation::Write, "/x/lone", by(1, 0, before)).await;
+    bench.see("b", Operation::Unlink, "/x/lone", by(2, 0, Time(before.0 + 1))).await;
+    let expected = ["opened Removed /x/lone Unlink b", "updated Removed /x/lone Write a"];
+    assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn whoever_put_it_back_is_named_too() {
+    let bench = bench().await;
+    let before = Time::now();
+    let lone = bench.path("/x/lone");
+    let sealed = std::fs::read(&lone).unwrap();
+    std::fs::write(&lone, "two").unwrap();
+    std::fs::write(&lone, sealed).unwrap();
+    bench.see("a", Operation::Write, "/x/lone", by(1, 0, before)).await;
+    bench.see("b", Operation::Write, "/x/lone", by(2, 0, Time(before.0 + 1))).await;
+    // Of no part: it only looked.
+    bench.see("c", Operation::Open, "/x/lone", by(3, 0, Time(before.0 + 2))).await;
+    let expected = ["opened Reverted /x/lone Write a", "updated Reverted /x/lone Write b"];
+    assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn whoever_moves_away_and_back_what_another_writes_is_told_of_that() {
+    let bench = bench().await;
+    let before = Time::now();
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("a", Operation::Write, "/x/lone", by(1, 0, before)).await;
+    for (at, who, from, to) in [(1, "b", "lone", "away"), (2, "c", "away", "lone")] {
+        bench
+            .see(who, Operation::Rename, "/x", |seen| {
+                by(1 + u32::try_from(at).unwrap(), 0, Time(before.0 + at))(seen);
+                (seen.inode, seen.name) = (None, Some(from.as_bytes().to_vec()));
+                seen.renamed_to = Some((seen.slot, to.as_bytes().to_vec()));
+            })
+            .await;
+    }
+    let expected = [
+        "opened Content /x/lone Write a",
+        "opened Reverted /x/lone Rename b",
+        "updated Reverted /x/lone Rename c",
+    ];
+    assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn what_was_replaced_by_its_like_is_not_said_to_be_restored() {
+    let mut bench = bench().await;
+    let (lone, other) = (bench.path("/x/lone"), bench.path("/x/other"));
+    std::fs::copy(&lone, &other).unwrap();
+    std::fs::rename(&other, &lone).unwrap();
+    bench
+        .see("mv", Operation::Rename, "/x", |seen| {
+            (seen.inode, seen.name) = (None, Some(b"other".to_vec()));
+            seen.renamed_to = Some((seen.slot, b"lone".to_vec()));
+        })
+        .await;
+    assert_eq!(bench.next().await, "opened Replaced /x/lone Rename mv");
+    // It is looked at once more, for whatever reason.
+    bench.see("cat", Operation::Open, "/x/lone", |_| {}).await;
+    let told = bench.verdicts().await;
+    assert_eq!(told, ["attempt /x/lone Open cat", "updated Replaced /x/lone Rename mv"]);
+}
