@@ -12,7 +12,7 @@ use monitor_ebpf::record::{InodeId, Request, Tag};
 
 use crate::hooks::tags::{MMAPABLE, control};
 use crate::hooks::{Context, pointer};
-use crate::kernel::{Ptr, add, add32, field, layout};
+use crate::kernel::{Ptr, add, field, layout};
 
 /// Room is taken as it is needed: most nodes need little of it.
 #[btf_map]
@@ -21,7 +21,7 @@ static TAGS: HashMap<InodeId, Tag, { limits::TAGS }, { BPF_F_NO_PREALLOC as usiz
 /// without asking for what an inode is known by, and without a look-up in a hash. Counted before a tag is set and after it is gone, so that it may be too
 /// much and is never too little.
 #[btf_map]
-static CROWDS: Array<u32, { limits::CROWDS }, MMAPABLE> = Array::new();
+static CROWDS: Array<u64, { limits::CROWDS }, MMAPABLE> = Array::new();
 
 /// Inodes are known by what stands in them.
 pub(crate) const TYPED_INODES: bool = false;
@@ -64,7 +64,7 @@ unsafe fn id_of(inode: Ptr) -> InodeId {
 /// # Safety
 /// `inode` is a typed pointer and not null.
 #[inline(always)]
-unsafe fn crowd_of(inode: Ptr) -> Option<*mut u32> {
+unsafe fn crowd_of(inode: Ptr) -> Option<*mut u64> {
     // SAFETY: the caller's word.
     let ino: u64 = unsafe { field(inode, layout!(inode_i_ino)) };
     CROWDS.get_ptr_mut(InodeId::crowd(ino as u32))
@@ -85,11 +85,11 @@ pub(crate) unsafe fn may_be_tagged(inode: Ptr) -> bool {
 /// # Safety
 /// `inode` is a typed pointer and not null.
 #[inline(always)]
-unsafe fn count(inode: Ptr, by: i32) {
+unsafe fn count(inode: Ptr, by: i64) {
     // SAFETY: the caller's word; a pointer into the array, never freed.
     unsafe {
         if let Some(count) = crowd_of(inode) {
-            add32(count, by as u32);
+            add(count, by as u64);
         }
     }
 }

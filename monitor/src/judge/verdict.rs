@@ -89,7 +89,7 @@ pub(crate) fn file(
     verdict
 }
 
-/// As [`file`], by the acts that decided it.
+/// As [`file()`], by the acts that decided it.
 fn decided(
     object: &ObjectRef,
     last: Option<&Seen>,

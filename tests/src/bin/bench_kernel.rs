@@ -199,7 +199,11 @@ impl Watching {
         let options = Options { slots: objects + 64, ..Options::new(base) };
         let sensor = hooks::start(rung, &options, tx, &mut tasks, stop.clone())?;
         let blind = sensor.health().blind_to;
-        ensure!(blind.is_empty(), "blind to {blind:?}");
+        if !blind.is_empty() {
+            // The runtime waits for whoever reads.
+            stop.cancel();
+            bail!("blind to {blind:?}");
+        }
         Ok(Self { sensor, tasks, stop, drain })
     }
 

@@ -32,6 +32,8 @@ unsafe impl<T> Sync for Mapped<T> {}
 impl<T> Mapped<T> {
     /// Maps the first `len` entries.
     pub(super) fn new(map: MapData, len: usize) -> std::io::Result<Self> {
+        // The kernel lays each at a multiple of 8 bytes (kernel/bpf/arraymap.c), and not one right after the other.
+        const { assert!(size_of::<T>().is_multiple_of(8), "entries do not follow each other") };
         let bytes = (len * size_of::<T>()).next_multiple_of(rustix::param::page_size());
         // SAFETY: a fresh shared mapping of the map's own memory.
         let base = unsafe {

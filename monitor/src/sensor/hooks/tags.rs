@@ -43,7 +43,7 @@ enum Kept {
 struct Table {
     map: BpfHashMap<MapData, InodeId, Tag>,
     /// How many inodes with a tag have a number of each kind.
-    crowds: Mapped<u32>,
+    crowds: Mapped<u64>,
     /// What was tagged for each slot, beside what inherited.
     inodes: HashMap<Slot, Vec<InodeId>>,
     given_up: u32,
@@ -180,7 +180,7 @@ impl Table {
             && let Some(count) = self.crowds.at(InodeId::crowd(inode.ino) as usize)
         {
             // SAFETY: an aligned number in a mapping that lives as long as `self`; the programs write it by atomic additions.
-            let _ = unsafe { AtomicU32::from_ptr(count) }.fetch_sub(1, Ordering::AcqRel);
+            let _ = unsafe { AtomicU64::from_ptr(count) }.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
