@@ -36,6 +36,8 @@ enum Event {
 
 /// How often a wait is broken off to see whether this run is to end.
 const GLANCE: Duration = Duration::from_millis(250);
+/// How long a guest may take until it runs what it is to run: seconds on an idle machine, a minute on a busy one.
+pub(crate) const TO_BOOT: Duration = Duration::from_secs(240);
 /// Kept of the console, from its end.
 const CONSOLE_LINES: usize = 60;
 
@@ -142,6 +144,9 @@ fn wait(
                 }
             }
             Ok(Event::StreamFailed(error)) => bail!("the command's output cannot be passed on: {error}"),
+            Err(RecvTimeoutError::Timeout) if seen.booted.is_none() && started.elapsed() > TO_BOOT => {
+                return Ok(seen);
+            }
             Err(RecvTimeoutError::Timeout) if left > GLANCE || timeout.is_none() => interrupt::check()?,
             Err(RecvTimeoutError::Timeout) => {
                 seen.end = Some(End::TimedOut);
@@ -311,5 +316,28 @@ impl Screen {
     /// Waits for the guest's last words on the screen.
     fn finish(self) {
         drop(self.reader.join());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(said: Vec<Event>) -> Seen {
+        let (sender, events) = channel();
+        for event in said {
+            sender.send(event).unwrap();
+        }
+        let long_ago = Instant::now().checked_sub(TO_BOOT + GLANCE).unwrap();
+        wait(&events, long_ago, None, false).unwrap()
+    }
+
+    #[test]
+    fn a_guest_that_does_not_boot_is_given_up_and_one_that_did_may_take_its_time() {
+        let hung = seen(Vec::new());
+        assert!(hung.end.is_none() && hung.booted.is_none());
+        let whole = || Event::Stream(Ended::Whole);
+        let slow = seen(vec![Event::Ready, whole(), whole(), Event::Exit(3)]);
+        assert!(slow.end == Some(End::Exited(3)) && slow.booted.is_some());
     }
 }
