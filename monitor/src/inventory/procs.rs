@@ -226,7 +226,7 @@ impl Proc {
         if before.start_ticks != after.start_ticks {
             return Err(ProcError::Reused(pid));
         }
-        if before.comm != after.comm || exe_inode != self.exe_inode(thread) {
+        if before.comm != after.comm || is_another(exe_inode, self.exe_inode(thread)) {
             return Err(ProcError::Executed(pid));
         }
         let start_boottime = self.ticks_to_ns(after.start_ticks);
@@ -355,9 +355,25 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     super::inodes::fuzz(&text);
 }
 
+/// Whether a process has executed another program, by what it ran before and after. One that ended in between runs nothing any more: what was read
+/// before is of it.
+fn is_another(before: Option<InodeKey>, after: Option<InodeKey>) -> bool {
+    after.is_some() && before != after
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Proc, Stat, Status, base_name, kernel_dev, parse_cgroup, parse_stat, parse_status};
+    use super::{
+        Proc, Stat, Status, base_name, is_another, kernel_dev, parse_cgroup, parse_stat, parse_status,
+    };
+    use crate::model::InodeKey;
+
+    #[test]
+    fn who_ended_while_he_was_read_has_executed_nothing() {
+        let [sh, dd] = [1, 2].map(|ino| Some(InodeKey { dev: 1, ino }));
+        assert!(!is_another(sh, sh) && !is_another(sh, None) && !is_another(None, None));
+        assert!(is_another(sh, dd) && is_another(None, dd));
+    }
 
     #[test]
     fn stat_survives_a_hostile_comm() {
