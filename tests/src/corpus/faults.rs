@@ -249,7 +249,7 @@ fn a_hook(agent: &mut Agent, home: &Home, dir: &Path) -> Result<()> {
     })
 }
 
-/// The programs that keep the tags, where there are such, and one on the end of a call: whoever detaches them is noticed as well, and
+/// The programs that keep the tags, and one on the end of a call: whoever detaches them is noticed as well, and
 /// they do again what they are for.
 fn what_no_canary_proves(agent: &mut Agent, home: &Home, scratch: &Path, dir: &Path) -> Result<()> {
     let fentry = agent.rung()? == "fentry";

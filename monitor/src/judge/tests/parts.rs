@@ -25,6 +25,16 @@ async fn name(bench: &Bench, operation: Operation, name: &str, time: Time) {
     bench.see("sh", operation, "/d", on).await;
 }
 
+/// One file in `/x` that a process moves onto another name there.
+async fn rename(bench: &Bench, who: &str, pid: u32, [from, to]: [&str; 2], time: Time) {
+    let on = |seen: &mut Observation| {
+        by(pid, 0, time)(seen);
+        (seen.inode, seen.name) = (None, Some(from.as_bytes().to_vec()));
+        seen.renamed_to = Some((seen.slot, to.as_bytes().to_vec()));
+    };
+    bench.see(who, Operation::Rename, "/x", on).await;
+}
+
 #[tokio::test]
 async fn whoever_wrote_first_is_named_and_the_others_after() {
     let bench = bench().await;
@@ -134,13 +144,7 @@ async fn whoever_wrote_what_another_then_replaced_is_named_too() {
     std::fs::write(&other, "three").unwrap();
     std::fs::rename(&other, &lone).unwrap();
     bench.see("a", Operation::Write, "/x/lone", by(1, 0, before)).await;
-    bench
-        .see("b", Operation::Rename, "/x", |seen| {
-            by(2, 0, Time(before.0 + 1))(seen);
-            (seen.inode, seen.name) = (None, Some(b"other".to_vec()));
-            seen.renamed_to = Some((seen.slot, b"lone".to_vec()));
-        })
-        .await;
+    rename(&bench, "b", 2, ["other", "lone"], Time(before.0 + 1)).await;
     let expected = ["opened Replaced /x/lone Rename b", "updated Replaced /x/lone Write a"];
     assert_eq!(bench.verdicts().await, expected);
 }
@@ -178,15 +182,8 @@ async fn whoever_moves_away_and_back_what_another_writes_is_told_of_that() {
     let before = Time::now();
     std::fs::write(bench.path("/x/lone"), "two").unwrap();
     bench.see("a", Operation::Write, "/x/lone", by(1, 0, before)).await;
-    for (at, who, from, to) in [(1, "b", "lone", "away"), (2, "c", "away", "lone")] {
-        bench
-            .see(who, Operation::Rename, "/x", |seen| {
-                by(1 + u32::try_from(at).unwrap(), 0, Time(before.0 + at))(seen);
-                (seen.inode, seen.name) = (None, Some(from.as_bytes().to_vec()));
-                seen.renamed_to = Some((seen.slot, to.as_bytes().to_vec()));
-            })
-            .await;
-    }
+    rename(&bench, "b", 2, ["lone", "away"], Time(before.0 + 1)).await;
+    rename(&bench, "c", 3, ["away", "lone"], Time(before.0 + 2)).await;
     let expected = [
         "opened Content /x/lone Write a",
         "opened Reverted /x/lone Rename b",
@@ -201,12 +198,7 @@ async fn what_was_replaced_by_its_like_is_not_said_to_be_restored() {
     let (lone, other) = (bench.path("/x/lone"), bench.path("/x/other"));
     std::fs::copy(&lone, &other).unwrap();
     std::fs::rename(&other, &lone).unwrap();
-    bench
-        .see("mv", Operation::Rename, "/x", |seen| {
-            (seen.inode, seen.name) = (None, Some(b"other".to_vec()));
-            seen.renamed_to = Some((seen.slot, b"lone".to_vec()));
-        })
-        .await;
+    rename(&bench, "mv", 1, ["other", "lone"], Time::now()).await;
     assert_eq!(bench.next().await, "opened Replaced /x/lone Rename mv");
     // It is looked at once more, for whatever reason.
     bench.see("cat", Operation::Open, "/x/lone", |_| {}).await;
