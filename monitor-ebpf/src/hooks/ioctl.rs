@@ -22,9 +22,13 @@ fn is_harmless(cmd: u32) -> bool {
         | 0x8011_1500 | 0x8081_1501
         // include/uapi/linux/fs.h: FIDEDUPERANGE shares equal bytes and cannot change them.
         | 0xc018_9436
-        // include/uapi/linux/fsverity.h and fscrypt.h: MEASURE_VERITY, READ_VERITY_METADATA, GET_ENCRYPTION_POLICY_EX,
-        // GET_ENCRYPTION_NONCE, GET_ENCRYPTION_KEY_STATUS.
-        | 0xc004_6686 | 0xc028_6687 | 0xc009_6616 | 0x8010_661b | 0xc080_661a
+        // include/uapi/linux/fsverity.h and fscrypt.h: MEASURE_VERITY, READ_VERITY_METADATA, GET_ENCRYPTION_POLICY and its
+        // _EX, GET_ENCRYPTION_NONCE, GET_ENCRYPTION_KEY_STATUS.
+        | 0xc004_6686 | 0xc028_6687 | 0x400c_6615 | 0xc009_6616 | 0x8010_661b | 0xc080_661a
+        // include/uapi/linux/fsmap.h: GETFSMAP; ext4.h: GETVERSION, GETRSVSZ, GETSTATE, GET_ES_CACHE.
+        | 0xc0c0_583b | 0x8008_6603 | 0x8008_6605 | 0x4004_6629 | 0xc020_662a
+        // include/uapi/linux/fs.h, of block devices: BLKROGET, BLKGETSIZE, BLKSSZGET, BLKBSZGET, BLKGETSIZE64, BLKPBSZGET.
+        | 0x125e | 0x1260 | 0x1268 | 0x8008_1270 | 0x8008_1272 | 0x127b
     )
 }
 

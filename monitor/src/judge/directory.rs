@@ -32,20 +32,20 @@ pub(crate) fn directory(
     let came = last.is_none() && !on_itself.is_empty();
     let gone_or_other = found.is_none() || other || came;
     if gone_or_other {
-        // Its names are judged again once it is watched anew.
-        return file(object, last, found, &own, &on_itself);
+        let mut verdict = file(object, last, found, &own, &on_itself);
+        // What lies in it came with it. Where no act tells how, its names are judged once it is watched anew.
+        let whole = verdict.findings.first().and_then(|finding| finding.act.clone());
+        let whole = whole.filter(|act| found.is_some() && act.comes_to(&object.path));
+        if whole.is_some() {
+            let dir = Names { object, acts, neighbours, whole: whole.as_ref() };
+            verdict.findings.extend(dir.named(differences, &present(object, found)));
+        }
+        return verdict;
     }
     let mut verdict = itself(object, last, found, &own, &on_itself);
-    let dir = Names { object, acts, neighbours };
-    let present = match found.map(|found| &found.kind) {
-        Some(FoundKind::Directory { names }) => names.keys().map(|name| object.path.join(name)).collect(),
-        _ => BTreeSet::new(),
-    };
-    for difference in differences.iter().filter(|d| d.aspect == Aspect::Names) {
-        if let Some(finding) = dir.name(difference, &present) {
-            verdict.findings.push(finding);
-        }
-    }
+    let dir = Names { object, acts, neighbours, whole: None };
+    let present = present(object, found);
+    verdict.findings.extend(dir.named(differences, &present));
     let mut passing = dir.passing(&present);
     // A name cannot come and go without moving the directory's ctime: the act failed, or is still to come. Unless the last look saw it
     // already, before it was told of.
@@ -64,6 +64,14 @@ pub(crate) fn directory(
     let told = |path: &HostPath| differences.iter().any(|d| d.entry.as_deref() == Some(path.name()));
     verdict.findings.extend(dir.made_anew(&present, told));
     verdict
+}
+
+/// The paths of all names in it.
+fn present(object: &ObjectRef, found: Option<&Found>) -> BTreeSet<HostPath> {
+    match found.map(|found| &found.kind) {
+        Some(FoundKind::Directory { names }) => names.keys().map(|name| object.path.join(name)).collect(),
+        _ => BTreeSet::new(),
+    }
 }
 
 /// The directory's own mode, owner and attributes. Names coming and going move its times, so they prove nothing.
@@ -110,12 +118,21 @@ struct Names<'a, N> {
     object: &'a ObjectRef,
     acts: &'a [&'a Act],
     neighbours: &'a N,
+    /// The act that moved all of it to its place, if that is so.
+    whole: Option<&'a Act>,
 }
 
 impl<N: Neighbours> Names<'_, N> {
-    /// The acts on one path in the directory.
+    /// The acts on one path in the directory, or else the one on all of it.
     fn on(&self, path: &HostPath) -> Vec<&Act> {
-        self.acts.iter().copied().filter(|act| act.is_on(path)).collect()
+        let acts: Vec<&Act> = self.acts.iter().copied().filter(|act| act.is_on(path)).collect();
+        if acts.is_empty() { self.whole.into_iter().collect() } else { acts }
+    }
+
+    /// All names that are not as sealed.
+    fn named(&self, differences: &[Difference], present: &BTreeSet<HostPath>) -> Vec<Finding> {
+        let of_names = differences.iter().filter(|difference| difference.aspect == Aspect::Names);
+        of_names.filter_map(|difference| self.name(difference, present)).collect()
     }
 
     /// A name too many, too few, or of another type.
@@ -135,6 +152,7 @@ impl<N: Neighbours> Names<'_, N> {
             let act = decisive(acts.iter().filter(makes).copied()).or_else(|| decisive(acts.iter().copied()));
             if act.is_some_and(|act| {
                 act.operation == Operation::Rename
+                    && act.path != self.object.path
                     && self.neighbours.is_sealed(&act.path)
                     && !present.contains(&act.path)
             }) {
@@ -147,8 +165,14 @@ impl<N: Neighbours> Names<'_, N> {
                 difference.expected.clone(),
                 difference.actual.clone(),
             );
-            let moved = act.filter(|act| act.operation == Operation::Rename && act.path != path);
-            let moved = moved.map(|act| format!("moved here from {}", act.path));
+            // From where nothing is watched it may be known by its new place alone.
+            let from = |act: &&Act| {
+                act.operation == Operation::Rename && act.path != path && act.path != self.object.path
+            };
+            let moved = act.filter(from).map(|act| match act.is_on(&path) {
+                true => format!("moved here from {}", act.path),
+                false => format!("came with {}", act.path),
+            });
             let said: Vec<String> = moved.into_iter().chain(difference.detail.clone()).collect();
             finding.detail = (!said.is_empty()).then(|| said.join("; "));
             return Some(finding);

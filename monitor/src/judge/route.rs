@@ -114,15 +114,15 @@ fn is_itself(what: Option<&Use>, observation: &Observation, places: &impl Places
 fn ends(observation: &Observation, slots: &Slots, places: &impl Places) -> Ends {
     let (what, replaced) = (slots.get(observation.slot), at_slot(slots, observation.replaced_slot));
     let (first, replaced) = (what.as_ref(), replaced.as_ref());
-    let to_dir = observation.renamed_to.as_ref().and_then(|(slot, _)| slots.get(*slot));
-    let (to_dir, to_name) = (to_dir.as_ref(), observation.renamed_to.as_ref().map(|(_, name)| name));
+    let renamed = observation.renamed_to.as_ref();
+    let to_dir = renamed.and_then(|to| slots.get(to.slot));
     // A directory that is itself renamed or removed stands under its own slot: the name is not in it.
     let from_dir = directory(first, places).filter(|_| !is_itself(first, observation, places));
     let told = observation.path_in_fs.as_ref();
     let from = from_dir.zip(observation.name.as_ref()).map(|(dir, name)| inside(dir, name, told));
-    let to = directory(to_dir, places)
-        .zip(to_name)
-        .map(|(dir, name)| dir.join(name))
+    let to = directory(to_dir.as_ref(), places)
+        .zip(renamed)
+        .map(|(dir, to)| inside(dir, &to.name, to.path_in_fs.as_ref()))
         .or_else(|| place(replaced, places).cloned());
     Ends { from, to }
 }
@@ -216,7 +216,7 @@ fn names(
     let (child, replaced) =
         (at_slot(slots, observation.child_slot), at_slot(slots, observation.replaced_slot));
     let (child, replaced) = (child.as_ref(), replaced.as_ref());
-    let to_dir = at_slot(slots, observation.renamed_to.as_ref().map(|(slot, _)| *slot));
+    let to_dir = at_slot(slots, observation.renamed_to.as_ref().map(|to| to.slot));
     let to_dir = to_dir.as_ref();
     let Ends { from, to } = ends(observation, slots, places);
     // A slot that was inherited from a directory, its own or the one it came into, tells of that directory.
@@ -307,7 +307,7 @@ fn content(observation: &Observation, first: Option<&Use>, places: &impl Places)
 mod tests {
     use super::{Places, route};
     use crate::judge::slots::{Ix, Slots, Use};
-    use crate::model::{HostPath, InodeKey, Observation, Operation, Rung, Slot, Time};
+    use crate::model::{HostPath, InodeKey, Observation, Operation, RenamedTo, Rung, Slot, Time};
 
     /// Unit 0: closed directory /d; unit 1: file /d/a; unit 2: lone file /x/lone.
     struct Tree;
@@ -377,7 +377,7 @@ mod tests {
     fn a_rename_over_a_lone_file_reaches_it() {
         let mut rename = observed(Operation::Rename, 4);
         rename.name = Some(b"new".to_vec());
-        rename.renamed_to = Some((Slot(4), b"lone".to_vec()));
+        rename.renamed_to = Some(RenamedTo::new(Slot(4), b"lone".to_vec()));
         rename.replaced_slot = Some(Slot(3));
         assert_eq!(routed(&rename), [(2, "/x/new".to_owned(), Some("/x/lone".to_owned()))]);
     }
@@ -394,9 +394,25 @@ mod tests {
         let mut rename = observed(Operation::Rename, 1);
         rename.name = Some(b"a".to_vec());
         rename.child_slot = Some(Slot(2));
-        rename.renamed_to = Some((Slot(1), b"b".to_vec()));
+        rename.renamed_to = Some(RenamedTo::new(Slot(1), b"b".to_vec()));
         let to = Some("/d/b".to_owned());
         assert_eq!(routed(&rename), [(1, "/d/a".to_owned(), to.clone()), (0, "/d/a".to_owned(), to)]);
+    }
+
+    #[test]
+    fn what_is_moved_deeper_is_told_where_it_goes() {
+        // The directory was made in the same look: its slot is that of the one above it.
+        for to in ["/d/sub/a", "/d/sub/b"] {
+            let to = HostPath::from(to);
+            let mut rename = observed(Operation::Rename, 1);
+            (rename.name, rename.path_in_fs) = (Some(b"a".to_vec()), Some(HostPath::from("/d/a")));
+            rename.child_slot = Some(Slot(2));
+            let name = to.name().to_vec();
+            rename.renamed_to =
+                Some(RenamedTo { path_in_fs: Some(to.clone()), ..RenamedTo::new(Slot(1), name) });
+            let told = |ix| (ix, "/d/a".to_owned(), Some(to.to_string()));
+            assert_eq!(routed(&rename), [told(1), told(0)]);
+        }
     }
 
     #[test]
@@ -433,7 +449,7 @@ mod tests {
         assert_eq!(routed(&write), [(2, "/x/lone".to_owned(), None)]);
         let mut rename = observed(Operation::Rename, 6);
         rename.name = Some(b"new".to_vec());
-        rename.renamed_to = Some((Slot(6), b"lone".to_vec()));
+        rename.renamed_to = Some(RenamedTo::new(Slot(6), b"lone".to_vec()));
         rename.replaced_slot = Some(Slot(5));
         assert_eq!(routed(&rename), [(2, "/layer/new".to_owned(), Some("/x/lone".to_owned()))]);
         let mut create = observed(Operation::Create, 6);

@@ -10,6 +10,7 @@ mod hashes;
 mod late;
 mod leftovers;
 mod members;
+mod names;
 mod parts;
 mod restless;
 mod superseded;
@@ -34,8 +35,8 @@ use crate::baseline::{
 use crate::inventory::code::Foreign;
 use crate::inventory::writers::Lawful;
 use crate::model::{
-    Actor, Class, Draft, HostPath, Observation, Operation, RecordBody, Rung, Severity, Slot, Target, Time,
-    ViolationKind, WatchKind,
+    Actor, Class, Draft, HostPath, Observation, Operation, RecordBody, RenamedTo, Rung, Severity, Slot,
+    Target, Time, ViolationKind, WatchKind,
 };
 use crate::sensor::{Health, Proven, Sensor, SensorEvent, WatchError};
 use crate::status::{AgentStatus, JournalStatus, ViolationStory};
@@ -460,7 +461,7 @@ async fn a_rename_over_is_replaced_and_its_source_is_not_told_twice() {
     bench
         .see("sed", Operation::Rename, "/d", |o| {
             o.name = Some(b"tmp".to_vec());
-            o.renamed_to = Some((dir, b"a".to_vec()));
+            o.renamed_to = Some(RenamedTo::new(dir, b"a".to_vec()));
             o.replaced_slot = Some(own);
         })
         .await;
@@ -476,7 +477,7 @@ async fn what_is_unmounted_elsewhere_explains_no_rename() {
     bench.see("runc", Operation::Umount, "/x/lone", |_| {}).await;
     bench
         .see("mv", Operation::Rename, "/x", |o| {
-            o.renamed_to = Some((o.slot, b"lone".to_vec()));
+            o.renamed_to = Some(RenamedTo::new(o.slot, b"lone".to_vec()));
             o.replaced_slot = Some(own);
         })
         .await;
@@ -492,7 +493,7 @@ async fn a_sealed_file_moved_within_its_directory_is_renamed_once() {
         .see("mv", Operation::Rename, "/d", |o| {
             o.name = Some(b"a".to_vec());
             o.child_slot = Some(own);
-            o.renamed_to = Some((dir, b"b".to_vec()));
+            o.renamed_to = Some(RenamedTo::new(dir, b"b".to_vec()));
         })
         .await;
     assert_eq!(bench.verdicts().await, ["opened Renamed /d/a Rename mv"]);
@@ -508,7 +509,7 @@ async fn what_was_told_is_not_told_again_with_lesser_words() {
     let own = bench.slot("/x/lone");
     bench
         .see("mv", Operation::Rename, "/x", |o| {
-            o.renamed_to = Some((o.slot, b"lone".to_vec()));
+            o.renamed_to = Some(RenamedTo::new(o.slot, b"lone".to_vec()));
             o.replaced_slot = Some(own);
         })
         .await;
@@ -613,7 +614,7 @@ async fn publish_seen(bench: &Bench, comm: &str, stamp: &str, content: &str, see
     bench
         .see(comm, Operation::Rename, "/pods/v", |o| {
             o.name = Some(b"..data_tmp".to_vec());
-            o.renamed_to = Some((slot, b"..data".to_vec()));
+            o.renamed_to = Some(RenamedTo::new(slot, b"..data".to_vec()));
             seen(o);
         })
         .await;
@@ -665,7 +666,7 @@ async fn where_nobody_is_named_another_rename_in_a_volume_is_structure() {
         let moved = |o: &mut Observation| {
             nameless(o);
             o.name = Some(from.into());
-            o.renamed_to = Some((slot, to.into()));
+            o.renamed_to = Some(RenamedTo::new(slot, to.into()));
         };
         bench.see("?", Operation::Rename, "/pods/v", moved).await;
     }

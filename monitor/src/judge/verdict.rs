@@ -139,8 +139,9 @@ fn decided(
         verdict.attempts.extend(idle.into_iter().cloned());
     }
     let moved = last.ctime != found.ctime;
-    if let Some(finding) = moved.then(|| round.linked(last, found)).flatten() {
-        verdict.findings.push(finding);
+    if moved {
+        verdict.findings.extend(round.linked(last, found));
+        verdict.findings.extend(round.taken_and_put_back());
     }
     if verdict.findings.is_empty() {
         if moved {
@@ -407,6 +408,24 @@ impl Round<'_> {
         let to = away.to.as_ref().filter(|to| *to != path);
         let to = to.map_or_else(|| "away".to_owned(), |to| format!("to {to}"));
         finding.detail = Some(format!("moved {to}, and back"));
+        Some(finding)
+    }
+
+    /// Its name was taken away, and another name of the same inode was put in its place: a link that was made before kept it.
+    fn taken_and_put_back(&self) -> Option<Finding> {
+        let path = &self.object.path;
+        let takes = |act: &&&Act| act.operation == Operation::Unlink && act.path == *path;
+        let took = *self.acts.iter().filter(takes).min_by_key(|act| act.first)?;
+        let puts = |act: &&&Act| {
+            let linked = act.operation == Operation::Link && act.to.as_ref().unwrap_or(&act.path) == path;
+            (linked || act.comes_to(path)) && act.last >= took.first
+        };
+        let put = *self.acts.iter().find(puts)?;
+        let mut finding =
+            self.finding(ViolationKind::Reverted, Some(took.clone()), State::new(), State::new());
+        finding.standing = false;
+        let from = if put.comes_to(path) { format!(" from {}", put.path) } else { String::new() };
+        finding.detail = Some(format!("taken away, and put back{from}"));
         Some(finding)
     }
 

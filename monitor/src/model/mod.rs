@@ -14,7 +14,7 @@ pub use actor::{Actor, Container, Owner, Pod, Source, Target};
 pub use clock::Clock;
 pub use exe_hash::ExeHash;
 pub use object::{Class, Family, InodeKey, Slot, WatchKind};
-pub use observation::{Observation, Operation, Rung};
+pub use observation::{Observation, Operation, RenamedTo, Rung};
 pub use path::HostPath;
 pub use record::{
     Acknowledgement, Action, AttemptBody, BaselineBody, ChangeBody, CheckpointBody, Coverage, DiffBody,

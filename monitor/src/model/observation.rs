@@ -88,6 +88,25 @@ impl Operation {
     }
 }
 
+/// Where a rename puts what it moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenamedTo {
+    /// The directory, or one above it that its slot is inherited from; 0 if that is not watched.
+    pub slot: Slot,
+    /// The new name.
+    pub name: Vec<u8>,
+    /// The new path below its file system's root, as [`Observation::path_in_fs`].
+    pub path_in_fs: Option<HostPath>,
+}
+
+impl RenamedTo {
+    /// That name in that directory, wherever it is.
+    #[must_use]
+    pub const fn new(slot: Slot, name: Vec<u8>) -> Self {
+        Self { slot, name, path_in_fs: None }
+    }
+}
+
 /// What a sensor saw, undecided. `slot` says on which watched inode; the rest is what the judge needs to tell
 /// what happened to which name, and by whom.
 #[derive(Debug, Clone)]
@@ -111,8 +130,8 @@ pub struct Observation {
     /// Path of the thing acted upon below its file system's root, as far as the sensor could tell, oldest first;
     /// `None` if unknown. On the host it lies below the mount of that file system.
     pub path_in_fs: Option<HostPath>,
-    /// For rename: the slot of the directory moved to (0 if that is not watched) and the new name.
-    pub renamed_to: Option<(Slot, Vec<u8>)>,
+    /// For rename: where to.
+    pub renamed_to: Option<RenamedTo>,
     /// For rename: the inode that was replaced, if there was one and it had a slot.
     pub replaced_slot: Option<Slot>,
     /// Who did it, or why that cannot be known.

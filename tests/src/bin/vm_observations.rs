@@ -260,8 +260,8 @@ impl Lab {
         if let Some(child) = observation.child_slot {
             line += &format!(" child={}", child.0);
         }
-        if let Some((slot, name)) = &observation.renamed_to {
-            line += &format!(" to={}/{}", slot.0, text(name));
+        if let Some(to) = &observation.renamed_to {
+            line += &format!(" to={}/{}", to.slot.0, text(&to.name));
         }
         if let Some(slot) = observation.replaced_slot {
             line += &format!(" replaced={}", slot.0);

@@ -7,6 +7,7 @@ mod actor;
 mod acts;
 mod bpf;
 mod code;
+mod combined;
 mod contained;
 mod faults;
 mod filesystems;

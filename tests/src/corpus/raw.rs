@@ -242,6 +242,26 @@ pub(super) fn set_nodump(file: &File) -> Result<()> {
     check(set.into(), "SETFLAGS").map(drop)
 }
 
+/// What only asks: where it is not known the kernel refuses it.
+pub(super) fn ask_by_ioctl(file: &File) -> Result<()> {
+    // include/uapi/linux/fscrypt.h: FS_IOC_GET_ENCRYPTION_POLICY; fsmap.h: FS_IOC_GETFSMAP; ext4.h: EXT4_IOC_GETVERSION, GETRSVSZ, GETSTATE;
+    // fs.h: BLKGETSIZE, BLKSSZGET, BLKGETSIZE64.
+    const ASKING: [u32; 8] =
+        [0x400c_6615, 0xc0c0_583b, 0x8008_6603, 0x8008_6605, 0x4004_6629, 0x1260, 0x1268, 0x8008_1272];
+    // Room for the largest answer, of 192 bytes.
+    let mut answer = [0_u64; 24];
+    for ask in ASKING {
+        answer.fill(0);
+        // SAFETY: none of them writes more than there is room for.
+        unsafe { libc::ioctl(file.as_raw_fd(), ask.into(), answer.as_mut_ptr()) };
+    }
+    // include/uapi/linux/fs.h: FIGETBSZ, which every file system answers.
+    let mut size: libc::c_int = 0;
+    // SAFETY: the kernel writes an int.
+    let got = unsafe { libc::ioctl(file.as_raw_fd(), 2, &raw mut size) };
+    check(got.into(), "FIGETBSZ").map(drop)
+}
+
 /// `setxattrat(2)`, of Linux 6.13, and `file_setattr(2)`, of 6.17.
 pub(super) const SYS_SETXATTRAT: libc::c_long = 463;
 pub(super) const SYS_FILE_SETATTR: libc::c_long = 469;

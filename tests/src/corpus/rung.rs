@@ -36,13 +36,14 @@ pub(crate) fn told_by<'a>(rung: &str, operation: &'a str) -> &'a str {
     }
 }
 
-/// It sees what is done to a directory above an object, rather than its outcome.
+/// It sees what is done to a directory above an object, and a link that is gone again, rather than the outcome.
 pub(super) fn tells_the_act(rung: &str, act: &str) -> bool {
-    let above = [
+    let unseen = [
         "rename_an_ancestor",
         "replace_an_ancestor_by_a_link_to_it",
         "exchange_an_ancestor",
         "exchange_an_ancestor_and_back",
+        "take_away_and_put_back_by_a_link",
     ];
-    rung != "inotify" || !above.contains(&act)
+    rung != "inotify" || !unseen.contains(&act)
 }

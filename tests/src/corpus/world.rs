@@ -544,6 +544,8 @@ acts! {
     move_mount_over_the_file mount_over_an_ancestor pivot_root_over_the_directory mount_that_fails
     remount_in_a_namespace service_in_a_sandbox service_in_a_sandbox_that_is_moved service_in_a_sandbox_that_is_moved_anew umount_in_a_namespace
 
+    take_away_and_put_back_by_a_link rename_into_a_directory_made_just_now rename_a_directory_over_an_empty_one ask_by_ioctl
+
     attach_to_a_sealed_program write_into_a_sealed_program open_the_memory_of_a_sealed_program
 
     load_code_of_a_file make_code_of_what_is_mapped load_code_from_memory load_code_that_is_deleted execute_a_file

@@ -1,7 +1,7 @@
 //! Chains of CNI plugins: what a change means is told, however it was made.
 
 use super::Bench;
-use crate::model::{HostPath, Operation, RecordBody, ViolationKind};
+use crate::model::{HostPath, Operation, RecordBody, RenamedTo, ViolationKind};
 
 fn chain(name: &str, plugins: &[&str]) -> String {
     let plugins: Vec<String> = plugins.iter().map(|kind| format!(r#"{{"type":"{kind}"}}"#)).collect();
@@ -48,7 +48,7 @@ async fn a_way_around_the_mesh_is_told_however_it_is_made() {
     bench
         .see("mv", Operation::Rename, "/net", |seen| {
             seen.path_in_fs = Some(HostPath::from("/new"));
-            seen.renamed_to = Some((seen.slot, b"20-b.conflist".to_vec()));
+            seen.renamed_to = Some(RenamedTo::new(seen.slot, b"20-b.conflist".to_vec()));
             seen.replaced_slot = Some(replaced);
         })
         .await;

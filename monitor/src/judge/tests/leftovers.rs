@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 
 use super::{Bench, bench, volume};
 use crate::judge::Command;
-use crate::model::{Observation, Operation};
+use crate::model::{Observation, Operation, RenamedTo};
 use crate::status::Watched;
 
 const ALL: [&str; 3] = ["/d", "/d/a", "/x/lone"];
@@ -102,7 +102,9 @@ async fn a_socket_renamed_onto_a_socket_is_replaced() {
     drop(UnixListener::bind(bench.path("/mine")).unwrap());
     std::fs::rename(bench.path("/mine"), bench.path("/d/s")).unwrap();
     let dir = bench.slot("/d");
-    bench.see("evil", Operation::Rename, "/d", |o| o.renamed_to = Some((dir, b"s".to_vec()))).await;
+    bench
+        .see("evil", Operation::Rename, "/d", |o| o.renamed_to = Some(RenamedTo::new(dir, b"s".to_vec())))
+        .await;
     assert_eq!(bench.verdicts().await, ["opened Replaced /d/s Rename evil"]);
 }
 
@@ -117,7 +119,7 @@ async fn one_process_is_one_however_its_start_is_told() {
     bench
         .see("ln", Operation::Rename, "/pods/v", |o| {
             o.name = Some(b"tmp".to_vec());
-            o.renamed_to = Some((slot, b"root.pem".to_vec()));
+            o.renamed_to = Some(RenamedTo::new(slot, b"root.pem".to_vec()));
             // It was gone when it was asked, and is known by what it executed.
             o.actor.as_mut().unwrap().start_boottime = 0;
         })

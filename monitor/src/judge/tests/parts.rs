@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Bench, bench};
-use crate::model::{InodeKey, Observation, Operation, Slot, Time};
+use crate::model::{InodeKey, Observation, Operation, RenamedTo, Slot, Time};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -30,7 +30,7 @@ async fn rename(bench: &Bench, who: &str, pid: u32, [from, to]: [&str; 2], time:
     let on = |seen: &mut Observation| {
         by(pid, 0, time)(seen);
         (seen.inode, seen.name) = (None, Some(from.as_bytes().to_vec()));
-        seen.renamed_to = Some((seen.slot, to.as_bytes().to_vec()));
+        seen.renamed_to = Some(RenamedTo::new(seen.slot, to.as_bytes().to_vec()));
     };
     bench.see(who, Operation::Rename, "/x", on).await;
 }
@@ -82,7 +82,7 @@ async fn what_is_moved_in_from_where_nothing_is_watched_is_unexpected() {
             (seen.slot, seen.child_slot) = (Slot(0), Some(slot));
             seen.inode = Some(InodeKey { dev: 1, ino: u64::MAX });
             seen.name = Some(b"old".to_vec());
-            seen.renamed_to = Some((slot, b"new".to_vec()));
+            seen.renamed_to = Some(RenamedTo::new(slot, b"new".to_vec()));
         })
         .await;
     assert_eq!(bench.verdicts().await, ["opened Unexpected /d/new Rename mv"]);

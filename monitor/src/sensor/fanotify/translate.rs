@@ -8,7 +8,7 @@ use super::assemble::{Act, MOVES, OwnedName};
 use super::places::Places;
 use super::sys::FileId;
 use super::table::{Table, hands_down, watches_names};
-use crate::model::{HostPath, InodeKey, Operation, Slot, WatchKind};
+use crate::model::{HostPath, InodeKey, Operation, RenamedTo, Slot, WatchKind};
 
 /// Writers that are remembered, so that their close is told as part of the write. (The next opening without a write by
 /// the same process may then be told as one: the kernel merges events and loses their order.)
@@ -23,7 +23,7 @@ pub(super) struct Seen {
     pub(super) inode: Option<InodeKey>,
     pub(super) name: Option<Vec<u8>>,
     pub(super) path_in_fs: Option<HostPath>,
-    pub(super) renamed_to: Option<(Slot, Vec<u8>)>,
+    pub(super) renamed_to: Option<RenamedTo>,
     pub(super) replaced_slot: Option<Slot>,
     /// It only ends a write that was told already.
     pub(super) closes: bool,
@@ -224,7 +224,11 @@ fn rename(act: &Act, table: &mut Table, chores: &mut Vec<Chore>) -> Option<Seen>
     // Slot 0 stands for a source directory that is not watched, if the destination is.
     let slot = from_slot.or_else(|| to_slot.map(|_| Slot(0))).or(child_slot).or(replaced_slot)?;
     let path_in_fs = act.from.as_ref().and_then(|(dir, name)| Some(dir_path(dir, table)?.join(name)));
-    let renamed_to = act.to.as_ref().map(|(_, name)| (to_slot.unwrap_or(Slot(0)), name.clone()));
+    let renamed_to = act.to.as_ref().map(|(dir, name)| RenamedTo {
+        slot: to_slot.unwrap_or(Slot(0)),
+        name: name.clone(),
+        path_in_fs: dir_path(dir, table).map(|path| path.join(name)),
+    });
     if let (Some(id), Some((dir, name))) = (&act.child, &act.to) {
         let raw: &[u8] = dir;
         if child_slot.is_some() {

@@ -9,7 +9,7 @@ use monitor_ebpf::record::{
 };
 
 use super::cmdline;
-use crate::model::{Actor, Clock, HostPath, InodeKey, Observation, Operation, Rung, Slot};
+use crate::model::{Actor, Clock, HostPath, InodeKey, Observation, Operation, RenamedTo, Rung, Slot};
 
 /// A record that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +57,7 @@ pub(super) fn decode(bytes: &[u8], clock: Clock, rung: Rung) -> Result<Decoded, 
     } else {
         (None, as_named(&event.path, event.path_len))
     };
-    let (to_name, _) = to_path.map_or((None, None), |bytes| {
+    let (to_name, to_path_in_fs) = to_path.map_or((None, None), |bytes| {
         self::path(&bytes, event.to_path_len, event.flags & EVENT_TO_PATH_TRUNCATED != 0)
     });
     let some_slot = |slot| (slot != 0).then_some(Slot(slot));
@@ -81,7 +81,11 @@ pub(super) fn decode(bytes: &[u8], clock: Clock, rung: Rung) -> Result<Decoded, 
         inode: (event.ino != 0).then_some(InodeKey { dev: event.dev, ino: event.ino }),
         name,
         path_in_fs: path,
-        renamed_to: (op == Op::Rename).then(|| (Slot(event.to_slot), to_name.unwrap_or_default())),
+        renamed_to: (op == Op::Rename).then(|| RenamedTo {
+            slot: Slot(event.to_slot),
+            name: to_name.unwrap_or_default(),
+            path_in_fs: to_path_in_fs,
+        }),
         replaced_slot: some_slot(event.replaced_slot),
         actor: Ok(Box::new(actor(&event.actor, clock))),
         count: 1,
@@ -310,7 +314,11 @@ mod tests {
         assert_eq!(seen.inode, Some(InodeKey { dev: 0xfe00_0001, ino: 77 }));
         assert_eq!(seen.name, Some(b"a\xff".to_vec()));
         assert_eq!(seen.path_in_fs, Some(HostPath::new(b"/dir/a\xff".to_vec())));
-        assert_eq!(seen.renamed_to, Some((Slot(3), b"b".to_vec())));
+        let to = RenamedTo {
+            path_in_fs: Some(HostPath::from("/dir/b")),
+            ..RenamedTo::new(Slot(3), b"b".to_vec())
+        };
+        assert_eq!(seen.renamed_to, Some(to));
         let actor = seen.actor.unwrap();
         assert_eq!((actor.pid, actor.tgid, actor.ppid), (12, 11, 10));
         assert_eq!((actor.comm.as_str(), actor.cmdline.as_str()), ("mv", "mv a b"));

@@ -443,7 +443,7 @@ impl Before {
         let name = observation.name.as_deref();
         let own = |slot: Option<Slot>| slot.and_then(|slot| self.path(slot, None));
         let (renamed, replaced) = (observation.renamed_to.as_ref(), own(observation.replaced_slot));
-        let to = renamed.and_then(|(slot, name)| self.path(*slot, Some(name))).or(replaced);
+        let to = renamed.and_then(|to| self.path(to.slot, Some(&to.name))).or(replaced);
         let path = self.path(observation.slot, name).or_else(|| own(observation.child_slot));
         // The canary's slots stand for nothing.
         let path = path.or_else(|| to.as_ref().and(observation.path_in_fs.clone()))?;

@@ -320,7 +320,7 @@ fn coalesces(first: &Observation, second: &Observation) -> bool {
 fn same_exchange(first: &Decoded, second: &Decoded) -> bool {
     let (one, two) = (&first.observation, &second.observation);
     let pid = |observation: &Observation| observation.actor.as_ref().ok().map(|actor| actor.pid);
-    let to = |observation: &Observation| observation.renamed_to.as_ref().map(|(_, name)| name.clone());
+    let to = |observation: &Observation| observation.renamed_to.as_ref().map(|to| to.name.clone());
     first.replaces
         && second.replaces
         && one.operation == Operation::Rename

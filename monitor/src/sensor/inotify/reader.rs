@@ -14,7 +14,7 @@ use rustix::time::Timespec;
 use super::NO_ACTOR;
 use super::watches::{self, Seen, Watches};
 use crate::baseline::Root;
-use crate::model::{HostPath, InodeKey, Observation, Operation, Rung, Slot, Time, WatchKind};
+use crate::model::{HostPath, InodeKey, Observation, Operation, RenamedTo, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
 use crate::sensor::canary::Heard;
 use crate::sensor::queue::{Queue, SHORT, Stopped};
@@ -237,7 +237,7 @@ impl Reader {
             child_slot: child.map(|(slot, _)| slot),
             inode: known(child.and_then(|(_, inode)| inode)),
             name: from.map(|from| from.path.name().to_vec()),
-            renamed_to: to.map(|to| (to.slot, to.path.name().to_vec())),
+            renamed_to: to.map(|to| RenamedTo::new(to.slot, to.path.name().to_vec())),
             replaced_slot: to.and_then(|to| to.replaced),
             ..observation(Operation::Rename, from.map_or(Slot(0), |from| from.slot))
         };

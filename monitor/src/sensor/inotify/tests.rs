@@ -107,8 +107,8 @@ fn line(seen: &Observation) -> String {
     if let Some(child) = seen.child_slot {
         line += &format!(" child={}", child.0);
     }
-    if let Some((slot, name)) = &seen.renamed_to {
-        line += &format!(" to={}/{}", slot.0, text(name));
+    if let Some(to) = &seen.renamed_to {
+        line += &format!(" to={}/{}", to.slot.0, text(&to.name));
     }
     if let Some(slot) = seen.replaced_slot {
         line += &format!(" replaced={}", slot.0);
