@@ -32,6 +32,12 @@ fn is_harmless(cmd: u32) -> bool {
     )
 }
 
+/// Commands that take a name in a directory away without a hook for names: include/uapi/linux/btrfs.h, SNAP_DESTROY and its V2.
+#[inline(always)]
+fn takes_a_name(cmd: u32) -> bool {
+    matches!(cmd, 0x5000_940f | 0x5000_943f)
+}
+
 /// # Safety
 /// `file` is a typed pointer.
 #[inline(always)]
@@ -43,7 +49,7 @@ unsafe fn on_ioctl(hook: HookId, file: Ptr, cmd: u32) {
     unsafe {
         let inode: Ptr = field(file, layout!(file_f_inode));
         let Some(tag) = tags::tag_of(inode) else { return };
-        if tags::watches_content(tag) {
+        if tags::watches_content(tag) || takes_a_name(cmd) {
             emit(&Act::on_inode(hook, Op::Ioctl, tag.slot, inode, field(file, layout!(file_dentry))));
         }
     }

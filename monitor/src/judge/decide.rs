@@ -71,7 +71,8 @@ impl Judge {
         let object = unit.object_ref();
         let found = look.found.as_ref();
         let sealed = self.book.sealed_inode(&object.path);
-        let names = |act: &Act| act.touches_names() && !is_mount(act.operation) && !act.denied;
+        let gone_by_ioctl = |act: &Act| found.is_none() && act.operation == Operation::Ioctl;
+        let names = |act: &Act| (act.touches_names() || gone_by_ioctl(act)) && !act.denied;
         let stands =
             Standpoint { sealed, bared: self.ways.bared(&object.path), named: acts.iter().any(names) };
         let over = covered(&object, unit.seen(), found, &look.differences, unlawful, stands);

@@ -43,8 +43,17 @@ pub(crate) fn directory(
         return verdict;
     }
     let mut verdict = itself(object, last, found, &own, &on_itself);
-    let dir = Names { object, acts, neighbours, whole: None };
+    // What makes or takes a btrfs subvolume in it, without an act on its name. Flags alone do not move its time of modification.
+    let named = last.zip(found).is_some_and(|(last, found)| last.mtime != found.mtime);
+    let is_ioctl = |act: &&Act| act.operation == Operation::Ioctl && !act.denied;
+    let ioctl = on_itself.iter().copied().find(|act| named && is_ioctl(act));
+    let dir = Names { object, acts, neighbours, whole: ioctl };
     let present = present(object, found);
+    if differences.iter().any(|difference| difference.aspect == Aspect::Names) {
+        let told =
+            |finding: &Finding| finding.act.as_ref().zip(ioctl).is_some_and(|(act, one)| act.same(one));
+        verdict.findings.retain(|finding| !told(finding));
+    }
     verdict.findings.extend(dir.named(differences, &present));
     let mut passing = dir.passing(&present);
     // A name cannot come and go without moving the directory's ctime: the act failed, or is still to come. Unless the last look saw it
@@ -118,7 +127,7 @@ struct Names<'a, N> {
     object: &'a ObjectRef,
     acts: &'a [&'a Act],
     neighbours: &'a N,
-    /// The act that moved all of it to its place, if that is so.
+    /// The act on all of it that tells of names which have none of their own: what moved it to its place, or an ioctl.
     whole: Option<&'a Act>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::model::{HostPath, Observation};
+use crate::model::{HostPath, Observation, Time};
 
 use super::Judge;
 use super::acts::Act;
@@ -10,6 +10,9 @@ use super::route::{Places as _, in_layer};
 
 /// Acts that wait for the baselines that say whether they concern anything.
 const HELD_MAX: usize = 65_536;
+/// Why the others are counted only.
+const TOO_MANY: &str =
+    "more acts of the time before this agent than are kept until its baselines are in force";
 
 impl Judge {
     /// Takes an act of the time before this agent watched.
@@ -22,6 +25,8 @@ impl Judge {
         for at in std::iter::once(path).chain(to) {
             if self.earlier.len() < HELD_MAX {
                 self.earlier.push((at, act.clone()));
+            } else {
+                self.earlier_more = self.earlier_more.saturating_add(1);
             }
         }
         if !self.baselines.is_empty() {
@@ -31,6 +36,10 @@ impl Judge {
 
     /// Hands the acts to the units they concern: the object, and the directory that it lies in.
     pub(crate) fn route_earlier(&mut self) {
+        let more = std::mem::take(&mut self.earlier_more);
+        if more > 0 {
+            self.lost("judge", more, TOO_MANY, None, Time::now());
+        }
         let now = Instant::now();
         for (path, act) in std::mem::take(&mut self.earlier) {
             let around = path.parent().and_then(|dir| self.owner(&dir));

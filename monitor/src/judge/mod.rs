@@ -189,6 +189,8 @@ pub struct Judge {
     next_scrub: Instant,
     proofs: Proofs,
     earlier: Vec<(HostPath, Act)>,
+    /// Acts beyond those, counted only.
+    earlier_more: u64,
     out: Vec<Draft>,
     first_done: Option<tokio::sync::oneshot::Sender<()>>,
     /// Answers that read the disk.
@@ -229,6 +231,7 @@ impl Judge {
         Self {
             proofs,
             earlier: Vec::new(),
+            earlier_more: 0,
             options,
             world,
             sensor,

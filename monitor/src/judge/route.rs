@@ -207,6 +207,22 @@ pub(crate) fn displaced(
     list
 }
 
+/// The directory, above objects or one itself, that the observation is of.
+pub(crate) fn itself_a_directory(
+    observation: &Observation,
+    slots: &Slots,
+    places: &impl Places,
+) -> Option<HostPath> {
+    match slots.get(observation.slot)? {
+        Use::Way(path) => Some(path),
+        Use::Unit(ix) if places.is_directory(ix) => {
+            let itself = observation.inode.is_some() && observation.inode == places.inode(ix);
+            itself.then(|| places.path(ix).clone())
+        }
+        _ => None,
+    }
+}
+
 fn names(
     observation: &Observation,
     first: Option<&Use>,

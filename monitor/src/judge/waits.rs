@@ -158,7 +158,7 @@ impl Judge {
     }
 
     /// The acts that explain a look: where none came since the last one, and the content is other all the same, those that may come to pass
-    /// long after they were told of.
+    /// long after they were told of; where it is gone and no act on a name tells how, an ioctl on a directory above.
     pub(super) fn explained(&mut self, ix: Ix, look: &Look, mut acts: Acts) -> Acts {
         let Some(unit) = self.units.get_mut(ix) else { return acts };
         let stands = look.found.as_ref().map(|found| found.inode);
@@ -168,6 +168,17 @@ impl Judge {
             unit.apart_mut().under = under;
             acts.put_back(Acts::again(shown), Instant::now());
         }
+        if look.found.is_none()
+            && unit.seen().is_some()
+            && !acts.iter().any(|act| act.touches_names() && !act.denied)
+        {
+            let path = unit.object().path.clone();
+            if let Some(act) = self.taken_by_ioctl(&path) {
+                acts.put_back(Acts::again(vec![act]), Instant::now());
+                return acts;
+            }
+        }
+        let Some(unit) = self.units.get_mut(ix) else { return acts };
         if !acts.are_around() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
             return acts;
         }

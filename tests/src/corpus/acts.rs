@@ -180,6 +180,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Act> {
         .chain(super::rare::ACTS)
         .chain(super::ways::ACTS)
         .chain(super::combined::ACTS)
+        .chain(super::subvolumes::ACTS)
         .chain(super::memory::ACTS)
         .chain(super::code::ACTS)
 }

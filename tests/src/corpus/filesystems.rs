@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,10 +12,6 @@ use anyhow::{Context as _, Result, ensure};
 use crate::agent::told;
 
 const SIZE: u64 = 512 << 20;
-/// `BTRFS_IOC_SUBVOL_CREATE`, and what it is told: a descriptor that is not used, and a name.
-const SUBVOL_CREATE: libc::c_ulong = 0x5000_940e;
-const SUBVOL_NAME: usize = 4087;
-
 static CHOSEN: OnceLock<Vec<PathBuf>> = OnceLock::new();
 
 /// Where the corpus is to run, if that was chosen.
@@ -37,7 +32,7 @@ pub(super) fn choose() -> Result<()> {
     let image = made("btrfs", &base.join("btrfs.img"))?;
     mount("btrfs", &image, &btrfs, "loop")?;
     for name in ["nested", "alone"] {
-        subvolume(&btrfs, name)?;
+        super::subvolumes::make(&btrfs, name)?;
     }
     let device = device_of(&btrfs)?;
     mount("btrfs", &device, &alone, "subvol=alone")?;
@@ -55,16 +50,6 @@ fn made(kind: &str, image: &Path) -> Result<PathBuf> {
 
 fn mount(kind: &str, from: &Path, at: &Path, options: &str) -> Result<()> {
     told(Command::new("mount").args(["-t", kind, "-o", options]).args([from, at])).map(drop)
-}
-
-fn subvolume(above: &Path, name: &str) -> Result<()> {
-    let mut arguments = [0_u8; 8 + SUBVOL_NAME + 1];
-    arguments[8..8 + name.len()].copy_from_slice(name.as_bytes());
-    let dir = File::open(above)?;
-    // SAFETY: as long as the kernel reads, and ends with NUL.
-    let done = unsafe { libc::ioctl(dir.as_raw_fd(), SUBVOL_CREATE, arguments.as_ptr()) };
-    ensure!(done == 0, "subvolume {name}: {}", std::io::Error::last_os_error());
-    Ok(())
 }
 
 /// The device that is mounted there.

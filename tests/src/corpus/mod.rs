@@ -23,6 +23,7 @@ mod raw;
 mod restart;
 pub(crate) mod rung;
 mod secret;
+mod subvolumes;
 mod topology;
 mod uninstalled;
 mod volume;

@@ -546,6 +546,8 @@ acts! {
 
     take_away_and_put_back_by_a_link rename_into_a_directory_made_just_now rename_a_directory_over_an_empty_one ask_by_ioctl
 
+    delete_the_subvolume_of_a_lone_file delete_a_subvolume_in_a_sealed_directory make_a_subvolume_in_a_sealed_directory
+
     attach_to_a_sealed_program write_into_a_sealed_program open_the_memory_of_a_sealed_program
 
     load_code_of_a_file make_code_of_what_is_mapped load_code_from_memory load_code_that_is_deleted execute_a_file

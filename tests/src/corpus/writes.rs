@@ -24,7 +24,7 @@ fn fallocate(site: &Site, mode: FallocateFlags) -> Result<()> {
 
 pub(super) const EXT4: i64 = 0xef53;
 const XFS: i64 = 0x5846_5342;
-const BTRFS: i64 = 0x9123_683e;
+pub(super) const BTRFS: i64 = 0x9123_683e;
 
 pub(super) fn is_on(site: &Site, kinds: &[i64]) -> bool {
     rustix::fs::statfs(&site.root).is_ok_and(|fs| kinds.contains(&fs.f_type))

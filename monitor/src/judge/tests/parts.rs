@@ -58,6 +58,16 @@ async fn what_came_after_the_last_change_changed_nothing() {
 }
 
 #[tokio::test]
+async fn what_one_process_does_is_not_taken_apart_by_a_clock_whose_ticks_are_late() {
+    let bench = bench().await;
+    let before = Time::now();
+    std::fs::write(bench.path("/x/lone"), "two").unwrap();
+    bench.see("sh", Operation::Truncate, "/x/lone", by(1, 0, before)).await;
+    bench.see("sh", Operation::Write, "/x/lone", by(1, 0, Time(before.0 + 3600 * SECOND))).await;
+    assert_eq!(bench.verdicts().await, ["opened Content /x/lone Write sh"]);
+}
+
+#[tokio::test]
 async fn who_may_not_change_a_mode_has_not() {
     let bench = bench().await;
     let before = Time::now();

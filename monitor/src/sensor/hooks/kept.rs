@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
 use monitor_ebpf::record::{Event, RenameEvent};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ use super::decode::{call_end, decode};
 use super::ends::Ends;
 use super::pinned::{self, ROOT, Refused, lock, remove};
 use super::prog_info;
+use super::ring::{Extent, Ring};
 use crate::baseline::{NoFile, open_regular, remove_left_over};
 use crate::model::{Clock, HostPath, Observation, Rung, Slot, Time, WatchKind};
 use crate::sensor::SensorEvent;
@@ -76,7 +77,7 @@ pub(super) struct Keeper {
 pub(super) struct Before {
     rung: Rung,
     /// `None` where another version wrote it.
-    ring: Option<RingBuf<MapData>>,
+    ring: Option<Ring>,
     places: HashMap<u32, Place>,
     /// Calls whose end is still in its ring.
     ends: Ends,
@@ -244,7 +245,7 @@ impl Keeper {
             }
             if name == EVENTS && note.records == records() {
                 let map = aya::maps::Map::RingBuf(map);
-                ring = Some(RingBuf::try_from(map).map_err(|error| format!("{name}: {}", chain(&error)))?);
+                ring = Some(Ring::new(map).map_err(|error| format!("{name}: {}", chain(&error)))?);
             }
         }
         lock(&dir).map_err(|refused| refused.to_string())?;
@@ -411,13 +412,18 @@ impl Kept {
 }
 
 impl Before {
+    /// All that its ring may hold.
+    pub(super) fn now(&self) -> Extent {
+        self.ring.as_ref().map(Ring::now).unwrap_or_default()
+    }
+
     /// Reads what is in the ring: events that the new programs do not tell of, and records that were not understood.
-    pub(super) fn drain(&mut self, takeover: &Takeover) -> (Vec<SensorEvent>, u64) {
+    pub(super) fn drain(&mut self, takeover: &Takeover, extent: &mut Extent) -> (Vec<SensorEvent>, u64) {
         let (mut events, mut malformed) = (Vec::new(), 0);
         let Some(mut ring) = self.ring.take() else { return (events, malformed) };
         let clock = Clock::now();
         while events.len() < BATCH
-            && let Some(record) = ring.next()
+            && let Some(record) = ring.next(extent)
         {
             let observation = if let Some((pid, outcome)) = call_end(&record) {
                 self.ends.ended(pid, outcome)

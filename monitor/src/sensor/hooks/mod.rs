@@ -17,6 +17,7 @@ mod prog_info;
 mod program;
 mod reader;
 mod revive;
+mod ring;
 mod rung;
 mod shared;
 mod specs;
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::maps::{Map, RingBuf};
+use aya::maps::Map;
 use monitor_ebpf::limits;
 use monitor_ebpf::record::{
     HookId, SLOT_COUNT_READS, TAG_ANCESTOR, TAG_CLOSED_DIR, TAG_OBJECT, TAG_PARENT, TAG_TREE, Tag,
@@ -46,6 +47,7 @@ pub(super) use self::load::{chain, raise_memlock};
 pub use self::pinned::Pinned;
 pub use self::probe::{LSM_LIST, Probe, empty_program, probe};
 use self::revive::{Revivals, Standing};
+use self::ring::Ring;
 pub use self::rung::HookRung;
 use self::shared::Shared;
 use self::tags::Tags;
@@ -254,7 +256,7 @@ pub fn start<T: Send + Default + 'static>(
     };
     notes.extend(kept.failure.as_ref().map(|reason| format!("nothing is pinned: {reason}")));
     let resumed = before.is_some();
-    let ring = RingBuf::try_from(ring).map_err(|error| load::map_error("EVENTS", &error))?;
+    let ring = Ring::new(ring).map_err(|error| load::map_error("EVENTS", &error))?;
     let logs = match aya_log::EbpfLogger::init(&mut ebpf) {
         Ok(mut logger) => Some(Box::new(move || logger.flush()) as Box<dyn FnMut() + Send>),
         Err(error) => {

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::{MapData, RingBuf};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use super::decode::{Decoded, call_end, decode};
 use super::ends::Ends;
 use super::kept::{Before, Takeover};
 use super::prog_info;
+use super::ring::{Extent, Ring};
 use super::shared::Shared;
 use crate::model::{Clock, Observation, Operation, Rung, Slot, Time};
 use crate::sensor::SensorEvent;
@@ -33,7 +33,7 @@ pub(super) struct Reader {
     pub before: Option<Before>,
     pub takeover: Arc<Takeover>,
     pub rung: Rung,
-    pub ring: RingBuf<MapData>,
+    pub ring: Ring,
     /// Hands the programs' own messages to the log.
     pub logs: Option<Box<dyn FnMut() + Send>>,
     pub shared: Arc<Shared>,
@@ -86,7 +86,7 @@ impl Reader {
 
     fn turn(&mut self, account: &mut Account) -> Result<(), Closed> {
         self.earlier(account)?;
-        while self.drain(account)? == BATCH {}
+        self.drain(account)?;
         self.losses(account)?;
         self.witness(account)?;
         if let Some(logs) = &mut self.logs {
@@ -99,8 +99,10 @@ impl Reader {
     fn earlier(&mut self, account: &mut Account) -> Result<(), Closed> {
         let Some(mut before) = self.before.take() else { return Ok(()) };
         let over = self.takeover.over.load(Ordering::Acquire);
+        // What comes to it meanwhile is told by the new ones once they watch, and read in the next turn until then.
+        let mut extent = before.now();
         loop {
-            let (events, malformed) = before.drain(&self.takeover);
+            let (events, malformed) = before.drain(&self.takeover, &mut extent);
             account.malformed += malformed;
             let last = events.is_empty();
             for event in events {
@@ -118,14 +120,21 @@ impl Reader {
         Ok(())
     }
 
+    /// Takes what is in the ring now.
+    fn drain(&mut self, account: &mut Account) -> Result<(), Closed> {
+        let mut extent = self.ring.now();
+        while self.take(account, &mut extent)? == BATCH {}
+        Ok(())
+    }
+
     /// Takes up to a batch of records; repeated writes of one process in a row become one.
-    fn drain(&mut self, account: &mut Account) -> Result<usize, Closed> {
+    fn take(&mut self, account: &mut Account, extent: &mut Extent) -> Result<usize, Closed> {
         let clock = Clock::now();
         let mut batch: Vec<Box<Observation>> = Vec::new();
         let mut slots = Vec::new();
         let mut taken = 0;
         while taken < BATCH {
-            let Some(record) = self.ring.next() else { break };
+            let Some(record) = self.ring.next(extent) else { break };
             taken += 1;
             if let Some((pid, outcome)) = call_end(&record) {
                 batch.extend(self.ends.ended(pid, outcome));
@@ -204,7 +213,7 @@ impl Reader {
         let (lost, untagged) = self.shared.losses();
         if lost > account.lost {
             // What is in the ring now is accounted for first.
-            while self.drain(account)? == BATCH {}
+            self.drain(account)?;
             let dirty = self.unaccounted(account);
             self.send(SensorEvent::Lost {
                 at: "ring",
