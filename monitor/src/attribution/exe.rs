@@ -9,15 +9,20 @@ use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::inventory::inodes;
 use crate::inventory::procs::Proc;
-use crate::model::{Actor, ExeHash};
+use crate::model::{Actor, ExeHash, InodeKey};
 
 /// Executables larger than this are not hashed when they act (their inode still tells them apart), in bytes.
 const SIZE_MAX: u64 = 256 << 20;
+/// Who acts many times in a row is looked up so often: that takes some five system calls, and a storm has a hundred thousand acts.
+const LOOKED_UP_AGAIN: Duration = Duration::from_secs(1);
+/// Processes remembered for that.
+const SEEN_MAX: usize = 256;
 /// Hashes kept.
 const KEPT_MAX: usize = 4096;
 /// Executables read at once beside those who ask; each has a descriptor and a thread. Whoever brings more waits for his own.
@@ -31,10 +36,20 @@ struct Key {
     size: u64,
 }
 
+/// A process that runs a program: another one that it executes, or a process that has its number later, is another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Running {
+    tgid: u32,
+    start_boottime: u64,
+    exe: InodeKey,
+}
+
 /// Hashes of executables that acted.
 #[derive(Debug, Default)]
 pub struct ExeHashes {
     kept: HashMap<Key, ExeHash>,
+    /// What processes were seen to run, and when.
+    seen: HashMap<Running, (Instant, ExeHash)>,
     /// One more than are being read.
     reading: Arc<()>,
 }
@@ -42,6 +57,26 @@ pub struct ExeHashes {
 impl ExeHashes {
     /// The hash of what a live process runs, most likely in the making; `None` if it is gone, too large, or is not the actor any more.
     pub fn of_process(&mut self, proc: &Proc, actor: &Actor) -> Option<ExeHash> {
+        // Without its inode a program is not told from one that is executed next.
+        let exe = actor.exe_inode.filter(|_| actor.start_boottime != 0);
+        let running = exe.map(|exe| Running { tgid: actor.tgid, start_boottime: actor.start_boottime, exe });
+        let seen = running.as_ref().and_then(|running| self.seen.get(running));
+        if let Some((_, hash)) =
+            seen.filter(|(at, hash)| at.elapsed() < LOOKED_UP_AGAIN && !hash.has_failed())
+        {
+            return Some(hash.clone());
+        }
+        let hash = self.looked_up(proc, actor)?;
+        if let Some(running) = running {
+            if self.seen.len() >= SEEN_MAX {
+                self.seen.clear();
+            }
+            self.seen.insert(running, (Instant::now(), hash.clone()));
+        }
+        Some(hash)
+    }
+
+    fn looked_up(&mut self, proc: &Proc, actor: &Actor) -> Option<ExeHash> {
         let file = File::open(proc.path(actor.tgid, "exe")).ok()?;
         let meta = file.metadata().ok()?;
         // Another inode: the process has executed something else since, or the pid is another's.

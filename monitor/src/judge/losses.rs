@@ -10,6 +10,9 @@ use super::slots::{Ix, Use};
 
 /// Paths named in one gap record.
 const NAMED: usize = 100;
+/// Losses of one kind that are kept apart while they are open: what is lost after these is reconciled with the last of them, since each
+/// look goes through all.
+const OPEN_MAX: usize = 8;
 
 /// Losses whose consequences are being looked for.
 #[derive(Debug, Default)]
@@ -27,10 +30,27 @@ struct Loss {
     left: HashSet<Ix>,
 }
 
+impl Loss {
+    fn is_like(&self, other: &Self) -> bool {
+        self.at == other.at && self.reason == other.reason
+    }
+}
+
 impl Losses {
     /// Losses not reconciled.
     pub(crate) fn unreconciled(&self) -> u64 {
         self.open.len() as u64
+    }
+
+    fn opened(&mut self, loss: Loss) {
+        let mut alike: Vec<&mut Loss> = self.open.iter_mut().filter(|open| open.is_like(&loss)).collect();
+        match alike.pop().filter(|_| alike.len() + 1 >= OPEN_MAX) {
+            Some(last) => {
+                last.lost = last.lost.saturating_add(loss.lost);
+                last.left.extend(loss.left);
+            }
+            None => self.open.push(loss),
+        }
     }
 
     /// A unit has been verified: the gap records of losses that are reconciled by it.
@@ -77,7 +97,7 @@ impl Judge {
         for ix in &units {
             self.mark(*ix);
         }
-        self.losses.open.push(Loss { at: at.to_owned(), lost, reason: reason.to_owned(), left: units });
+        self.losses.opened(Loss { at: at.to_owned(), lost, reason: reason.to_owned(), left: units });
     }
 
     /// The kernel counted more on this slot than it could tell.
@@ -112,5 +132,31 @@ impl Judge {
             Some(Use::Backing(path)) => self.units.made_of(&path).to_vec(),
             Some(Use::Way(_)) | None => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{Loss, Losses, OPEN_MAX};
+    use crate::model::RecordBody;
+
+    #[test]
+    fn losses_without_end_are_bounded_and_all_of_them_reconciled() {
+        let mut losses = Losses::default();
+        for unit in 0..100 {
+            let left = HashSet::from([unit]);
+            losses.opened(Loss { at: "ring".to_owned(), lost: 1, reason: "full".to_owned(), left });
+        }
+        assert_eq!(losses.unreconciled(), OPEN_MAX as u64);
+        let reconciled: u64 = (0..100)
+            .flat_map(|unit| losses.verified(unit))
+            .map(|draft| match draft.body {
+                RecordBody::Gap(gap) if gap.reconciled => gap.lost,
+                other => panic!("{other:?}"),
+            })
+            .sum();
+        assert_eq!((reconciled, losses.unreconciled()), (100, 0));
     }
 }

@@ -168,6 +168,8 @@ pub struct Judge {
     /// Units to look at again though nothing happened to them: within the budget, and after all others.
     scrub: VecDeque<Ix>,
     budget: Budget,
+    /// Whose turn it is to be looked at.
+    turn: u8,
     /// When the budget allows the next.
     scrub_at: Instant,
     looks: JoinSet<Done>,
@@ -212,6 +214,11 @@ const RETRY: Duration = Duration::from_millis(250);
 const RESTLESS: u8 = 2;
 /// Events taken in one go before looks are dispatched.
 const BATCH: usize = 4096;
+/// Queries answered in one go.
+const QUERIES: usize = 16;
+/// Of so many looks that are begun one is the scrub's, and every second one the backlog's, where these have one: what is touched all the
+/// time does not keep all others from being looked at.
+const TURNS: u8 = 16;
 
 impl Judge {
     /// Makes a judge. `live` is resolved once the first verification of the first baselines is done.
@@ -242,6 +249,7 @@ impl Judge {
             backlog: VecDeque::new(),
             scrub: VecDeque::new(),
             budget,
+            turn: 0,
             scrub_at: now,
             looks: JoinSet::new(),
             in_flight: std::collections::HashMap::new(),
@@ -304,8 +312,9 @@ impl Judge {
                     }
                 }
                 Some(query) = inputs.queries.recv() => self.answer(query),
-                () = tokio::time::sleep_until(due.into()) => self.timer(),
+                () = tokio::time::sleep_until(due.into()) => {}
             }
+            self.keep_up(&mut inputs.queries);
             self.posture_stale = true;
         }
         self.finish(&mut inputs).await;
@@ -384,7 +393,12 @@ impl Judge {
         }
     }
 
-    fn timer(&mut self) {
+    /// What does not wait until there are no events: who asks, and what is due by the clock.
+    fn keep_up(&mut self, queries: &mut mpsc::Receiver<Query>) {
+        for _ in 0..QUERIES {
+            let Ok(query) = queries.try_recv() else { break };
+            self.answer(query);
+        }
         if Instant::now() >= self.next_scrub {
             self.next_scrub = Instant::now() + self.options.scrub;
             self.verify_all("scrub");
@@ -448,14 +462,27 @@ impl Judge {
         self.schedule.set(ix, schedule::settles(first, now, open));
     }
 
-    /// Starts looks while there are workers: what was touched first, then the backlog.
+    /// Starts looks while there are workers.
     fn dispatch(&mut self) {
         let now = Instant::now();
         while self.looks.len() < self.options.workers {
-            let next = self.schedule.pop(now).or_else(|| self.backlog.pop_front());
-            let Some(ix) = next.or_else(|| self.next_scrubbed(now)) else { break };
+            let Some(ix) = self.next_to_look_at(now) else { break };
             self.look_at(ix);
         }
+    }
+
+    /// What was touched first, then the backlog, then the scrub; now and then the other way round.
+    fn next_to_look_at(&mut self, now: Instant) -> Option<Ix> {
+        self.turn = (self.turn + 1) % TURNS;
+        let first = match self.turn {
+            0 => self.next_scrubbed(now),
+            turn if turn % 2 == 0 => self.backlog.pop_front(),
+            _ => None,
+        };
+        first
+            .or_else(|| self.schedule.pop(now))
+            .or_else(|| self.backlog.pop_front())
+            .or_else(|| self.next_scrubbed(now))
     }
 
     fn look_at(&mut self, ix: Ix) {
