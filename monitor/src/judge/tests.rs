@@ -13,6 +13,7 @@ mod members;
 mod names;
 mod parts;
 mod restless;
+mod storm;
 mod superseded;
 mod unsealed;
 
@@ -228,7 +229,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path());
         let watched = Watched::default();
-        let (events, events_rx) = mpsc::channel(64);
+        let (events, events_rx) = mpsc::channel(1 << 14);
         let (commands, commands_rx) = mpsc::channel(4);
         let (queries, queries_rx) = mpsc::channel(4);
         let (drafts_tx, drafts) = mpsc::channel(64);
@@ -301,9 +302,9 @@ impl Bench {
         self.watched.lock().unwrap().get(&HostPath::from(path)).map_or(Slot(0), |(slot, _)| *slot)
     }
 
-    /// Says that `comm` did something; `on` is the watched path whose slot saw it.
-    async fn see(&self, comm: &str, operation: Operation, on: &str, more: impl FnOnce(&mut Observation)) {
-        let mut observation = Observation {
+    /// That `comm` did something; `on` is the watched path whose slot saw it.
+    fn observed(&self, comm: &str, operation: Operation, on: &str) -> Observation {
+        Observation {
             time: Time::now(),
             sensor: Rung::Lsm,
             operation,
@@ -320,7 +321,12 @@ impl Bench {
             failed: false,
             unlinked: false,
             moved: None,
-        };
+        }
+    }
+
+    /// Says that `comm` did something.
+    async fn see(&self, comm: &str, operation: Operation, on: &str, more: impl FnOnce(&mut Observation)) {
+        let mut observation = self.observed(comm, operation, on);
         more(&mut observation);
         self.events.send(SensorEvent::Observed(Box::new(observation))).await.unwrap();
     }

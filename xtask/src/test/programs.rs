@@ -127,7 +127,7 @@ const FULL_ON_FENTRY: [&str; 1] = ["vm_faults"];
 const TAKES_SKIPS: [&str; 2] = ["vm_corpus", "vm_observations"];
 /// Programs that start many agents or pods (the kernel's verifier, and all else, takes its time without hardware virtualisation), and
 /// the corpus once more on file systems that [`guest`] has modules and tools for in the full lane only.
-const FULL_ONLY: [&str; 4] = ["vm_agent", "vm_day", "vm_filesystems", "vm_pods"];
+const FULL_ONLY: [&str; 5] = ["vm_agent", "vm_day", "vm_filesystems", "vm_journal", "vm_pods"];
 /// The security modules of a node that does not have `bpf` among them.
 const WITHOUT_BPF: &str = "lockdown,capability";
 
