@@ -149,7 +149,8 @@ impl Judge {
             }
             .verdict(),
             Seal::Directory { names: Some(_) } => {
-                let around = Around { units: &self.units, unit };
+                let names_changed = unit.is_other(look.content);
+                let around = Around { units: &self.units, unit, names_changed };
                 let mut verdict = directory(&object, unit.seen(), found, &look.differences, all, &around);
                 // A lawful writer may put a file beside the one it renames it onto, and take it away again; and it may
                 // make its own socket anew.
@@ -212,11 +213,16 @@ fn made_anew(object: &ObjectRef, lawful: &[&Act]) -> bool {
 struct Around<'a> {
     units: &'a Units,
     unit: &'a Unit,
+    names_changed: bool,
 }
 
 impl Neighbours for Around<'_> {
     fn is_sealed(&self, path: &HostPath) -> bool {
         self.units.find(path).is_some()
+    }
+
+    fn names_changed(&self) -> bool {
+        self.names_changed
     }
 
     fn inner(&self, path: &HostPath) -> ObjectRef {

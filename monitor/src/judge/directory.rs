@@ -13,6 +13,8 @@ use super::violations::Finding;
 pub(crate) trait Neighbours {
     /// The path is sealed as an object of its own.
     fn is_sealed(&self, path: &HostPath) -> bool;
+    /// There are other names in it than at the last look.
+    fn names_changed(&self) -> bool;
     /// The object of a record for a path inside the directory.
     fn inner(&self, path: &HostPath) -> ObjectRef;
 }
@@ -43,16 +45,14 @@ pub(crate) fn directory(
         return verdict;
     }
     let mut verdict = itself(object, last, found, &own, &on_itself);
-    // What makes or takes a btrfs subvolume in it, without an act on its name. Flags alone do not move its time of modification.
-    let named = last.zip(found).is_some_and(|(last, found)| last.mtime != found.mtime);
+    // What makes or takes a btrfs subvolume in it, without an act on its name and, on 5.10, without moving its times.
     let is_ioctl = |act: &&Act| act.operation == Operation::Ioctl && !act.denied;
-    let ioctl = on_itself.iter().copied().find(|act| named && is_ioctl(act));
+    let ioctl = on_itself.iter().copied().find(is_ioctl).filter(|_| neighbours.names_changed());
     let dir = Names { object, acts, neighbours, whole: ioctl };
     let present = present(object, found);
-    if differences.iter().any(|difference| difference.aspect == Aspect::Names) {
-        let told =
-            |finding: &Finding| finding.act.as_ref().zip(ioctl).is_some_and(|(act, one)| act.same(one));
-        verdict.findings.retain(|finding| !told(finding));
+    if let Some(ioctl) = ioctl.filter(|_| differences.iter().any(|one| one.aspect == Aspect::Names)) {
+        verdict.findings.retain(|finding| !finding.act.as_ref().is_some_and(|act| act.same(ioctl)));
+        verdict.attempts.retain(|act| !act.same(ioctl));
     }
     verdict.findings.extend(dir.named(differences, &present));
     let mut passing = dir.passing(&present);

@@ -10,8 +10,8 @@ use super::slots::{Ix, Use};
 
 /// Paths named in one gap record.
 const NAMED: usize = 100;
-/// Losses of one kind that are kept apart while they are open: what is lost after these is reconciled with the last of them, since each
-/// look goes through all.
+/// Losses of one kind whose objects are kept apart while they are open: what is lost after these ends together with the last of them, since
+/// each look goes through all.
 const OPEN_MAX: usize = 8;
 
 /// Losses whose consequences are being looked for.
@@ -25,7 +25,8 @@ pub(crate) struct Losses {
 #[derive(Debug)]
 struct Loss {
     at: String,
-    lost: u64,
+    /// Events, of each loss that ends with this one.
+    lost: Vec<u64>,
     reason: String,
     left: HashSet<Ix>,
 }
@@ -39,14 +40,14 @@ impl Loss {
 impl Losses {
     /// Losses not reconciled.
     pub(crate) fn unreconciled(&self) -> u64 {
-        self.open.len() as u64
+        self.open.iter().map(|loss| loss.lost.len() as u64).sum()
     }
 
     fn opened(&mut self, loss: Loss) {
         let mut alike: Vec<&mut Loss> = self.open.iter_mut().filter(|open| open.is_like(&loss)).collect();
         match alike.pop().filter(|_| alike.len() + 1 >= OPEN_MAX) {
             Some(last) => {
-                last.lost = last.lost.saturating_add(loss.lost);
+                last.lost.extend(loss.lost);
                 last.left.extend(loss.left);
             }
             None => self.open.push(loss),
@@ -62,7 +63,10 @@ impl Losses {
             loss.left.remove(&ix);
         }
         let done = self.open.extract_if(.., |loss| loss.left.is_empty());
-        done.map(|loss| gap(&loss.at, loss.lost, &loss.reason, Vec::new(), true, Time::now())).collect()
+        let ends = |Loss { at, lost, reason, .. }: Loss| {
+            lost.into_iter().map(move |lost| gap(&at, lost, &reason, Vec::new(), true, Time::now()))
+        };
+        done.flat_map(ends).collect()
     }
 }
 
@@ -97,7 +101,12 @@ impl Judge {
         for ix in &units {
             self.mark(*ix);
         }
-        self.losses.opened(Loss { at: at.to_owned(), lost, reason: reason.to_owned(), left: units });
+        self.losses.opened(Loss {
+            at: at.to_owned(),
+            lost: vec![lost],
+            reason: reason.to_owned(),
+            left: units,
+        });
     }
 
     /// The kernel counted more on this slot than it could tell.
@@ -143,20 +152,20 @@ mod tests {
     use crate::model::RecordBody;
 
     #[test]
-    fn losses_without_end_are_bounded_and_all_of_them_reconciled() {
+    fn losses_without_end_cost_no_more_and_each_of_them_ends() {
         let mut losses = Losses::default();
         for unit in 0..100 {
             let left = HashSet::from([unit]);
-            losses.opened(Loss { at: "ring".to_owned(), lost: 1, reason: "full".to_owned(), left });
+            losses.opened(Loss { at: "ring".to_owned(), lost: vec![3], reason: "full".to_owned(), left });
         }
-        assert_eq!(losses.unreconciled(), OPEN_MAX as u64);
-        let reconciled: u64 = (0..100)
+        assert_eq!((losses.open.len(), losses.unreconciled()), (OPEN_MAX, 100));
+        let reconciled: Vec<u64> = (0..100)
             .flat_map(|unit| losses.verified(unit))
             .map(|draft| match draft.body {
                 RecordBody::Gap(gap) if gap.reconciled => gap.lost,
                 other => panic!("{other:?}"),
             })
-            .sum();
-        assert_eq!((reconciled, losses.unreconciled()), (100, 0));
+            .collect();
+        assert_eq!((reconciled, losses.unreconciled()), (vec![3; 100], 0));
     }
 }

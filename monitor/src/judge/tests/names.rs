@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Bench, bench};
+use super::{Bench, bench, short};
 use crate::model::{Observation, Operation, RenamedTo, Slot};
 
 fn named(name: &str) -> impl FnOnce(&mut Observation) {
@@ -79,4 +79,18 @@ async fn what_is_moved_into_a_directory_made_just_now_is_renamed() {
     let mut told = bench.verdicts().await;
     told.sort();
     assert_eq!(told, ["opened Renamed /d/a Rename sh", "opened Unexpected /d/sub Mkdir sh"]);
+}
+
+#[tokio::test]
+async fn a_name_that_came_without_an_act_is_of_the_ioctl_on_its_directory_and_of_no_later_one() {
+    let mut bench = bench().await;
+    std::fs::create_dir(bench.path("/d/sub")).unwrap();
+    bench.see("btrfs", Operation::Ioctl, "/d", |_| ()).await;
+    let mut first: Vec<String> = Vec::new();
+    while first.is_empty() {
+        first = bench.drafts.recv().await.unwrap().iter().filter_map(|draft| short(&draft.body)).collect();
+    }
+    assert_eq!(first, ["opened Unexpected /d/sub Ioctl btrfs"]);
+    bench.see("chattr", Operation::Ioctl, "/d", |_| ()).await;
+    assert_eq!(bench.verdicts().await, ["attempt /d Ioctl chattr"]);
 }
