@@ -141,7 +141,10 @@ fn decided(
     let moved = last.ctime != found.ctime;
     if moved {
         verdict.findings.extend(round.linked(last, found));
-        verdict.findings.extend(round.taken_and_put_back());
+        let back = round.taken_and_put_back();
+        // It stands there, so somebody put it back.
+        verdict.incomplete = back.is_none() && round.taken().is_some();
+        verdict.findings.extend(back);
     }
     if verdict.findings.is_empty() {
         if moved {
@@ -415,11 +418,15 @@ impl Round<'_> {
         Some(finding)
     }
 
+    /// The first act that took its name away.
+    fn taken(&self) -> Option<&Act> {
+        let takes = |act: &&Act| act.operation == Operation::Unlink && act.path == self.object.path;
+        self.acts.iter().copied().filter(takes).min_by_key(|act| act.first)
+    }
+
     /// Its name was taken away, and another name of the same inode was put in its place: a link that was made before kept it.
     fn taken_and_put_back(&self) -> Option<Finding> {
-        let path = &self.object.path;
-        let takes = |act: &&&Act| act.operation == Operation::Unlink && act.path == *path;
-        let took = *self.acts.iter().filter(takes).min_by_key(|act| act.first)?;
+        let (path, took) = (&self.object.path, self.taken()?);
         let puts = |act: &&&Act| {
             let linked = act.operation == Operation::Link && act.to.as_ref().unwrap_or(&act.path) == path;
             (linked || act.comes_to(path)) && act.last >= took.first
