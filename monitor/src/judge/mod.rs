@@ -27,6 +27,7 @@ mod report;
 mod route;
 mod schedule;
 mod slots;
+mod subvolumes;
 mod sweep;
 mod take_up;
 mod tell;
@@ -69,6 +70,7 @@ use self::proof::Proofs;
 pub use self::schedule::SETTLE;
 use self::schedule::Schedule;
 use self::slots::{Ix, Slots};
+use self::subvolumes::Ioctls;
 use self::sweep::Sweep;
 use self::topology::Ways;
 use self::twins::Twins;
@@ -179,6 +181,7 @@ pub struct Judge {
     unsealed: unsealed::Unsealed,
     handles: Arc<Handles>,
     ways: Ways,
+    ioctls: Ioctls,
     twins: Twins,
     beside: Beside,
     mount_tables: layers::MountTables,
@@ -258,6 +261,7 @@ impl Judge {
             unsealed: unsealed::Unsealed::default(),
             handles: Arc::default(),
             ways: Ways::default(),
+            ioctls: Ioctls::default(),
             twins: Twins::default(),
             beside: Beside::default(),
             mount_tables: layers::MountTables::default(),
@@ -429,6 +433,7 @@ impl Judge {
                 for (ix, act) in concerned {
                     self.acted(ix, act, now);
                 }
+                self.may_take_a_subvolume(&observation);
                 self.on_ways(&observation, &told);
             }
             SensorEvent::Earlier { mut observation, path, to } => {

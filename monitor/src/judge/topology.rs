@@ -15,7 +15,7 @@ use crate::model::{HostPath, InodeKey, Observation, Operation, Slot, ViolationKi
 
 use super::Judge;
 use super::acts::Act;
-use super::route::{Fate, displaced, itself_a_directory};
+use super::route::{Fate, displaced};
 use super::schedule::SETTLE;
 use super::slots::{Ix, Use};
 
@@ -24,9 +24,7 @@ use super::slots::{Ix, Use};
 const ROUNDS: usize = 4;
 /// Mounts and unmounts of which it is not known what they concern: kept for as long, to explain what is found.
 const RECENT: Duration = Duration::from_secs(2);
-/// As long for ioctls on directories. A look may be late, and acts on names tell of themselves.
-const RECENT_IOCTL: Duration = Duration::from_secs(10);
-/// At most so many of each.
+/// At most so many of them.
 const RECENT_MAX: usize = 32;
 /// How long whoever mounted something is waited for, before one is taken for him of whom it is not known what he mounted: a hook tells
 /// before the act, but what it tells has to be read.
@@ -148,8 +146,6 @@ pub(super) struct Ways {
     /// When they are to be looked up again.
     pub(super) due: Option<Instant>,
     recent: Vec<(Instant, Observation)>,
-    /// Ioctls on directories: a btrfs subvolume goes by one, with all that is in it and without an act on its name.
-    ioctls: Vec<(Instant, HostPath, Observation)>,
     /// Those of which it could not be told what stands there when they were looked up last.
     pub(super) unclear: HashSet<HostPath>,
     /// Objects below what changed with a mount, since when, and at which path: whoever did that may be told of yet.
@@ -238,7 +234,6 @@ impl Judge {
     /// Takes note of an act on a directory above objects: it is an act on each of them. `told` are the units that it
     /// is known to concern anyhow.
     pub(super) fn on_ways(&mut self, observation: &Observation, told: &[Ix]) {
-        self.may_be_taken_by_ioctl(observation);
         let mounts = is_mount(observation.operation);
         let mut displaced = displaced(observation, &self.slots, &self.units, &self.ways);
         let carried = self.carried_away(observation);
@@ -290,34 +285,6 @@ impl Judge {
                 self.acted(ix, act, now);
             }
         }
-    }
-
-    /// Keeps an ioctl on a directory to explain what is missing below it, and looks whether something is.
-    fn may_be_taken_by_ioctl(&mut self, observation: &Observation) {
-        if observation.operation != Operation::Ioctl || observation.denied || observation.failed {
-            return;
-        }
-        let Some(dir) = itself_a_directory(observation, &self.slots, &self.units) else { return };
-        self.ways.ioctls.retain(|(at, ..)| at.elapsed() < RECENT_IOCTL);
-        if self.ways.ioctls.len() == RECENT_MAX {
-            self.ways.ioctls.remove(0);
-        }
-        let now = Instant::now();
-        let in_it = |path: &HostPath| path.parent().as_ref() == Some(&dir);
-        let in_it = self.units.iter().filter(|(_, unit)| unit.is_directory() && in_it(&unit.object().path));
-        for ix in in_it.map(|(ix, _)| ix).collect::<Vec<_>>() {
-            self.schedule.at_latest(ix, now + SETTLE);
-        }
-        self.ways.ioctls.push((now, dir, observation.clone()));
-        self.ways.stale(SETTLE);
-    }
-
-    /// The last ioctl on a directory above, as an act on what is gone from that path.
-    pub(super) fn taken_by_ioctl(&self, path: &HostPath) -> Option<Act> {
-        let recent = self.ways.ioctls.iter().rev().filter(|(at, ..)| at.elapsed() < RECENT_IOCTL);
-        let above = recent.filter(|(_, dir, _)| path.below(dir).is_some_and(|rest| !rest.is_empty()));
-        let (.., observation) = above.max_by_key(|(_, dir, _)| dir.as_bytes().len())?;
-        Some(Act::new(observation, path.clone(), None))
     }
 
     /// What a mount that was moved took from its place: what stood there is its root, and does no more.

@@ -173,7 +173,7 @@ impl Judge {
             && !acts.iter().any(|act| act.touches_names() && !act.denied)
         {
             let path = unit.object().path.clone();
-            if let Some(act) = self.taken_by_ioctl(&path) {
+            if let Some(act) = self.ioctls.takes(&path) {
                 acts.put_back(Acts::again(vec![act]), Instant::now());
                 return acts;
             }
