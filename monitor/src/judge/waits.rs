@@ -171,14 +171,11 @@ impl Judge {
         if look.found.is_none()
             && unit.seen().is_some()
             && !acts.iter().any(|act| act.touches_names() && !act.denied)
+            && let Some(act) = self.ioctls.takes(&unit.object().path)
         {
-            let path = unit.object().path.clone();
-            if let Some(act) = self.ioctls.takes(&path) {
-                acts.put_back(Acts::again(vec![act]), Instant::now());
-                return acts;
-            }
+            acts.put_back(Acts::again(vec![act]), Instant::now());
+            return acts;
         }
-        let Some(unit) = self.units.get_mut(ix) else { return acts };
         if !acts.are_around() || !unit.is_other(look.content) || unit.apart().lately.is_empty() {
             return acts;
         }

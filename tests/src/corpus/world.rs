@@ -100,6 +100,9 @@ fn prepare(site: &Site, act: &Act) -> Result<()> {
     for file in [site.f(), site.dir().join("g"), site.lone().join("f")] {
         fs::write(file, SEALED)?;
     }
+    if !(act.can)(site) {
+        return Ok(());
+    }
     (act.prepare)(site).with_context(|| format!("{}: preparing", act.name))
 }
 
