@@ -244,6 +244,11 @@ impl Acts {
         on_it.peek().is_some() && on_it.all(|act| act.operation == Operation::Open)
     }
 
+    /// Some can change bytes.
+    pub(crate) fn touch_content(&self) -> bool {
+        self.acts.iter().any(Act::touches_content)
+    }
+
     /// None is on the object itself: something was mounted or unmounted above it at most.
     pub(crate) fn are_around(&self) -> bool {
         self.more == 0 && self.acts.iter().all(|act| is_mount(act.operation))

@@ -105,8 +105,7 @@ impl Judge {
         if findings.is_empty() && changed && !superseded && (rebaselined || renewed) {
             self.accepted(ix, &look, &lawful, rebaselined);
         }
-        let (lately, more) = (lately(&acts, &attempts, job.closed), acts.more);
-        let opens_alone = acts.are_around() || acts.are_opens();
+        let (lately, more) = (lately(&acts, &attempts, &findings, job.closed), acts.more);
         if late && attempts.iter().any(|act| act.operation == Operation::Rename) {
             // A directory above may be moved yet.
             self.ways.stale(LATE_EFFECT);
@@ -129,12 +128,12 @@ impl Judge {
             self.schedule.at_latest(ix, Instant::now() + RETRY);
         }
         self.remember(ix, look, standing, superseded);
-        self.keep(ix, lately, job.closed);
+        self.keep(ix, &lately, job.closed);
         self.keep_what_was_under(ix, &acts);
         if late {
             self.schedule.at_latest(ix, Instant::now() + LATE_EFFECT);
         }
-        if let Some(wait) = self.while_open(ix).filter(|_| opens_alone) {
+        if let Some(wait) = self.while_open(ix) {
             self.schedule.at_latest(ix, Instant::now() + wait);
         }
         if more > 0 {

@@ -21,7 +21,7 @@ pub(crate) struct Job {
     pub(crate) last: Option<Box<Found>>,
     /// Whether to look who holds it.
     pub(crate) ask: Ask,
-    /// A writer of whom nothing but the open was told closed it since the last look.
+    /// A writer closed it since the last look.
     pub(crate) closed: bool,
     /// It was open for writing, and nothing tells what was done: see [`Context::from_disk`].
     pub(crate) from_disk: bool,

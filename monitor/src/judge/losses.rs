@@ -117,12 +117,14 @@ impl Judge {
         }
     }
 
-    /// A writer of whom nothing but the open was told is done.
+    /// A writer is done. What it did comes with it mostly, and is looked at once.
     pub(crate) fn closed(&mut self, slot: Slot) {
         for ix in self.units_of(slot) {
             if let Some(unit) = self.units.get_mut(ix) {
                 unit.apart_mut().closed = true;
-                self.schedule.at_latest(ix, std::time::Instant::now() + super::schedule::SETTLE);
+                let now = std::time::Instant::now();
+                let open = unit.standing == super::unit::Standing::Violated;
+                self.schedule.at_latest(ix, super::schedule::settles(now, now, open));
             }
         }
     }

@@ -507,7 +507,7 @@ impl Judge {
         let before = apart.before.as_ref().filter(|(_, until)| *until > Instant::now());
         let before = before.map(|(seal, _)| seal.clone());
         let ask = held::ask(unit, &acts);
-        let from_disk = closed || acts.are_opens();
+        let from_disk = closed && !acts.touch_content() || acts.are_opens();
         let (object, last) = (unit.sealed(), apart.right.clone().or_else(|| apart.found.clone()));
         let restless = unit.waited >= RESTLESS;
         let job = Job { ix, object, before, last, ask, closed, from_disk, restless };

@@ -172,7 +172,7 @@ pub(crate) struct Apart {
     pub(super) under: Vec<Act>,
     /// Acts on the key that it must belong to, since the last look.
     pub(super) beside: Vec<Act>,
-    /// A writer of whom nothing but the open was told closed it since the last look.
+    /// A writer closed it since the last look.
     pub(super) closed: bool,
     /// It is sealed otherwise than at the last look.
     pub(super) resealed: bool,
@@ -327,7 +327,7 @@ impl Unit {
         self.apart.as_mut()?.awaited.take()
     }
 
-    /// Whether a writer of whom nothing but the open was told closed it since this was last asked.
+    /// Whether a writer closed it since this was last asked.
     pub(super) fn take_closed(&mut self) -> bool {
         self.apart.as_mut().is_some_and(|apart| std::mem::take(&mut apart.closed))
     }

@@ -28,8 +28,8 @@ const WAIT_FOR_POD: Duration = Duration::from_millis(500);
 const WAITS_FOR_EFFECT: u8 = 2;
 /// Most acts on one object that are kept for what may come of them later.
 const LATELY: usize = 4;
-/// Between two looks at an object that somebody has open for writing, of whom nothing but that is told: the kernel itself may write for
-/// him, as a loop device does, and passes no hook. The longer it is open, the longer.
+/// Between two looks at an object that somebody has open for writing: the kernel itself may write for him, as a loop device does, and passes
+/// no hook; and what he writes may have to wait for his own memory. The longer he did nothing, the longer.
 const WHILE_OPEN: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
 
 /// What is waited for before a look is judged.
@@ -210,36 +210,40 @@ impl Judge {
 
     /// How long until the next look at an object that is open for writing; `None` where it is not.
     pub(super) fn while_open(&self, ix: Ix) -> Option<Duration> {
-        let opened = self.units.get(ix)?.apart().lately.iter().filter(|act| act.operation == Operation::Open);
-        let since = opened.map(|act| act.first.0).min()?;
-        let open_for =
+        let lately = &self.units.get(ix)?.apart().lately;
+        let is_open = lately.iter().any(|act| act.operation == Operation::Open);
+        let since = lately.iter().map(|act| act.last.0).max().filter(|_| is_open)?;
+        let idle =
             Time::now().0.saturating_sub(since).try_into().map_or(Duration::ZERO, Duration::from_nanos);
         let [least, most] = WHILE_OPEN;
-        Some((open_for / 2).clamp(least, most))
+        Some((idle / 2).clamp(least, most))
     }
 
-    /// Acts that may explain a later look.
-    pub(super) fn keep(&mut self, ix: Ix, lately: Vec<Act>, closed: bool) {
+    /// Acts that may explain a later look: those just judged, and those before of whoever has it open still.
+    pub(super) fn keep(&mut self, ix: Ix, lately: &[Act], closed: bool) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         if lately.is_empty() && unit.apart().lately.is_empty() {
             return;
         }
         let apart = unit.apart_mut();
-        if lately.is_empty() {
-            apart.lately.retain(|act| may_write_unseen(act) && !closed);
-        } else {
-            apart.lately = lately;
-        }
+        let before = std::mem::take(&mut apart.lately);
+        let open = |act: &Act| before.iter().any(|one| may_write_unseen(one) && one.by_one(act));
+        let known = |act: &Act| lately.iter().any(|one| one.same(act));
+        let kept = before.iter().filter(|act| !closed && (may_write_unseen(act) || open(act)) && !known(act));
+        let kept: Vec<Act> = lately.iter().chain(kept).take(LATELY).cloned().collect();
+        apart.lately = kept;
         unit.tidy();
     }
 }
 
 /// Of acts just judged, those that may come to pass yet: whoever has it open may write by ways that pass no hook, until it is `closed`; and
-/// what was told as an attempt may have been kept waiting.
-pub(super) fn lately(acts: &Acts, attempts: &[Act], closed: bool) -> Vec<Act> {
+/// what was told as an attempt, or as undone again, may have been kept waiting.
+pub(super) fn lately(acts: &Acts, attempts: &[Act], findings: &[Finding], closed: bool) -> Vec<Act> {
     let opened = |act: &Act| may_write_unseen(act) && !closed;
     let opens = acts.iter().filter(|act| opened(act) && act.is_hooked() && !act.denied);
-    let waiting = attempts.iter().filter(|act| !may_write_unseen(act) && may_still_come(act));
+    let undone = findings.iter().filter(|finding| finding.kind == ViolationKind::Reverted);
+    let unmoved = attempts.iter().chain(undone.filter_map(|finding| finding.act.as_ref()));
+    let waiting = unmoved.filter(|act| !may_write_unseen(act) && may_still_come(act));
     opens.chain(waiting).take(LATELY).cloned().collect()
 }
 

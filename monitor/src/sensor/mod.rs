@@ -32,8 +32,8 @@ pub enum SensorEvent {
     /// Marked in the kernel but not in the ring: this slot must be verified again. Sent after a loss, with the
     /// counters' own word on how many events there were.
     Dirty { slot: Slot, events: u64 },
-    /// Whoever had it open for writing closed it, and no act told what was done meanwhile: it must be verified again. Some ways to write
-    /// pass no hook (process accounting, an exchange of extents through another file).
+    /// Whoever had it open for writing closed it: it must be verified again. Some ways to write pass no hook (process accounting, an exchange of
+    /// extents through another file), and what passes one may come to pass long after it.
     Closed { slot: Slot },
     /// Events were lost. `slots` is `None` when anything may be concerned.
     Lost { at: &'static str, lost: u64, reason: String, slots: Option<Vec<Slot>>, time: Time },

@@ -206,7 +206,19 @@ impl Lab {
                 SensorEvent::Observed(observation) if observation.slot.0 == SENTINEL => return Ok(out),
                 SensorEvent::Observed(observation) => out.push(*observation),
                 SensorEvent::Dirty { slot, events } => println!("note: dirty {slot:?} {events}"),
-                // Whatever was opened and not written to, if the close came before what else was done.
+                // Where the close came before what else was done.
+                SensorEvent::Closed { .. } => {}
+                SensorEvent::Lost { at: "programs", lost, .. } => return Err(Skipped(lost).into()),
+                other => bail!("not expected: {other:?}"),
+            }
+        }
+    }
+
+    /// Waits until a writer is said to have closed what has that slot, of which nothing else is told any more.
+    fn closes(&mut self, slot: u32) -> Result<()> {
+        loop {
+            match self.rx.blocking_recv().context("the sensor ended")? {
+                SensorEvent::Closed { slot: Slot(closed) } if closed == slot => return Ok(()),
                 SensorEvent::Closed { .. } => {}
                 SensorEvent::Lost { at: "programs", lost, .. } => return Err(Skipped(lost).into()),
                 other => bail!("not expected: {other:?}"),
@@ -313,7 +325,15 @@ fn content(lab: &mut Lab) -> Result<()> {
     rustix::fs::fremovexattr(&file, "trusted.x")?;
     lab.expect("xattr", &["setxattr 1 object", "removexattr 1 object"])?;
     drop(file);
-    Ok(())
+
+    let path = lab.at("written");
+    std::fs::write(&path, "sealed")?;
+    lab.watch(&path, 2, WatchKind::Object)?;
+    let mut file = OpenOptions::new().write(true).open(&path)?;
+    file.write_all(b"x")?;
+    lab.expect("written, and open", &["open 2 written", "write 2 written"])?;
+    drop(file);
+    lab.closes(2)
 }
 
 /// What must not be seen.

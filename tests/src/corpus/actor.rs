@@ -55,6 +55,7 @@ pub(super) fn play(arguments: &[String]) -> Result<()> {
             super::load::write(Path::new(dir), first.parse()?, count.parse()?, each.parse()?)?;
             say("done")?;
         }
+        ("late", [path]) => super::waiting::write(Path::new(path))?,
         ("holder", [path]) => super::load::hold(Path::new(path))?,
         _ => bail!("no such role: {role}"),
     }

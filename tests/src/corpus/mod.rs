@@ -27,6 +27,7 @@ mod subvolumes;
 mod topology;
 mod uninstalled;
 mod volume;
+mod waiting;
 mod ways;
 mod world;
 mod writes;
@@ -61,6 +62,7 @@ use self::topology::{
 };
 use self::uninstalled::uninstalled_it_leaves_nothing_in_the_kernel;
 use self::volume::volumes_are_published_by_their_writer_alone;
+use self::waiting::a_write_from_memory_that_keeps_it_waiting_is_told;
 use crate::Case;
 
 /// What is not one act on one object, in an order in which each finds no other agent running.
@@ -73,6 +75,7 @@ const OTHERS: &[Case] = crate::cases![
     what_is_written_under_a_mount_is_seen_when_that_is_gone,
     anonymous_and_segment_mappings_do_no_harm,
     a_store_through_a_held_mapping_is_not_denied,
+    a_write_from_memory_that_keeps_it_waiting_is_told,
     a_burst_on_one_object_is_counted,
     a_storm_leaves_each_object_right,
     killed_while_violated_it_goes_on,

@@ -1,6 +1,6 @@
 //! The one thread that empties the ring, keeps account of what each slot had, and says what was lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,8 +61,6 @@ struct Account {
     seen: HashMap<u32, u64>,
     /// Events of each slot when the witness spoke last.
     witnessed: HashMap<u32, u64>,
-    /// Slots of which more than an open was told since a writer closed them.
-    acted: HashSet<u32>,
 }
 
 impl Reader {
@@ -151,9 +149,6 @@ impl Reader {
             drop(record);
             for slot in &decoded.slots {
                 *account.seen.entry(*slot).or_insert(0) += 1;
-                if decoded.observation.operation != Operation::Open {
-                    account.acted.insert(*slot);
-                }
                 if !slots.contains(slot) {
                     slots.push(*slot);
                 }
@@ -284,8 +279,7 @@ impl Reader {
                 Witness::Touched(slot) | Witness::Closed(slot) => {
                     let events = self.shared.events(slot.0);
                     let unseen = account.witnessed.insert(slot.0, events).unwrap_or(0) == events;
-                    let closed = matches!(witness, Witness::Closed(_)) && !account.acted.remove(&slot.0);
-                    if closed {
+                    if matches!(witness, Witness::Closed(_)) {
                         self.send(SensorEvent::Closed { slot })?;
                     } else if unseen {
                         self.send(SensorEvent::Dirty { slot, events: 0 })?;
