@@ -1,12 +1,15 @@
 //! Losses: what was not seen is named, verified again, and only then reconciled.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use crate::model::{Draft, GapBody, HostPath, RecordBody, Severity, Slot, Time};
 
 use super::Judge;
 use super::route::Places as _;
+use super::schedule::settles;
 use super::slots::{Ix, Use};
+use super::unit::Standing;
 
 /// Paths named in one gap record.
 const NAMED: usize = 100;
@@ -109,7 +112,7 @@ impl Judge {
         });
     }
 
-    /// The kernel counted more on this slot than it could tell.
+    /// More may have come of what was done on this slot than was told, or seen so far.
     pub(crate) fn dirty(&mut self, slot: Slot, _events: u64) {
         match self.slots.get(slot) {
             Some(Use::Way(_)) => self.ways.stale(super::schedule::SETTLE),
@@ -122,9 +125,7 @@ impl Judge {
         for ix in self.units_of(slot) {
             if let Some(unit) = self.units.get_mut(ix) {
                 unit.apart_mut().closed = true;
-                let now = std::time::Instant::now();
-                let open = unit.standing == super::unit::Standing::Violated;
-                self.schedule.at_latest(ix, super::schedule::settles(now, now, open));
+                self.look_once_settled(ix);
             }
         }
     }
@@ -132,8 +133,14 @@ impl Judge {
     fn mark(&mut self, ix: Ix) {
         if let Some(unit) = self.units.get_mut(ix) {
             unit.dirty = true;
-            self.schedule.at_latest(ix, std::time::Instant::now() + super::schedule::SETTLE);
+            self.look_once_settled(ix);
         }
+    }
+
+    fn look_once_settled(&mut self, ix: Ix) {
+        let violated = self.units.get(ix).is_some_and(|unit| unit.standing == Standing::Violated);
+        let now = Instant::now();
+        self.schedule.at_latest(ix, settles(now, now, violated));
     }
 
     /// The units that a slot stands for, or that are made of what it stands for.

@@ -29,8 +29,8 @@ pub enum SensorEvent {
     /// Something was done while no agent ran, or before this one watched it: told by host path, because slots were another
     /// agent's.
     Earlier { observation: Box<Observation>, path: HostPath, to: Option<HostPath> },
-    /// Marked in the kernel but not in the ring: this slot must be verified again. Sent after a loss, with the
-    /// counters' own word on how many events there were.
+    /// This slot must be verified again: it is marked in the kernel but not in the ring (after a loss, with the counters' own word on how many
+    /// events there were); or inotify has seen something come to pass, which hooks tell of before, if at all.
     Dirty { slot: Slot, events: u64 },
     /// Whoever had it open for writing closed it: it must be verified again. Some ways to write pass no hook (process accounting, an exchange of
     /// extents through another file), and what passes one may come to pass long after it.

@@ -205,9 +205,8 @@ impl Lab {
             match self.rx.blocking_recv().context("the sensor ended")? {
                 SensorEvent::Observed(observation) if observation.slot.0 == SENTINEL => return Ok(out),
                 SensorEvent::Observed(observation) => out.push(*observation),
-                SensorEvent::Dirty { slot, events } => println!("note: dirty {slot:?} {events}"),
-                // Where the close came before what else was done.
-                SensorEvent::Closed { .. } => {}
+                // What came of that, as inotify has it.
+                SensorEvent::Dirty { events: 0, .. } | SensorEvent::Closed { .. } => {}
                 SensorEvent::Lost { at: "programs", lost, .. } => return Err(Skipped(lost).into()),
                 other => bail!("not expected: {other:?}"),
             }
@@ -219,7 +218,7 @@ impl Lab {
         loop {
             match self.rx.blocking_recv().context("the sensor ended")? {
                 SensorEvent::Closed { slot: Slot(closed) } if closed == slot => return Ok(()),
-                SensorEvent::Closed { .. } => {}
+                SensorEvent::Dirty { events: 0, .. } | SensorEvent::Closed { .. } => {}
                 SensorEvent::Lost { at: "programs", lost, .. } => return Err(Skipped(lost).into()),
                 other => bail!("not expected: {other:?}"),
             }

@@ -59,8 +59,6 @@ struct Account {
     previous: Option<Decoded>,
     /// Events of each slot that came by the ring or were reported as not come.
     seen: HashMap<u32, u64>,
-    /// Events of each slot when the witness spoke last.
-    witnessed: HashMap<u32, u64>,
 }
 
 impl Reader {
@@ -84,9 +82,11 @@ impl Reader {
 
     fn turn(&mut self, account: &mut Account) -> Result<(), Closed> {
         self.earlier(account)?;
+        // Hooks come before the act and the witness after it: what it says now is in the ring.
+        let seen = self.pins.lock().unwrap_or_else(PoisonError::into_inner).read();
         self.drain(account)?;
         self.losses(account)?;
-        self.witness(account)?;
+        self.witness(seen)?;
         if let Some(logs) = &mut self.logs {
             logs();
         }
@@ -263,29 +263,22 @@ impl Reader {
         out
     }
 
-    /// What inotify saw must have been seen by a hook too; where none was, the slot is verified again.
-    fn witness(&mut self, account: &mut Account) -> Result<(), Closed> {
-        let seen = self.pins.lock().unwrap_or_else(PoisonError::into_inner).read();
+    /// What inotify saw is verified again, whatever the hooks told of it: it may have passed none, or come to pass long after one.
+    fn witness(&self, seen: Vec<Witness>) -> Result<(), Closed> {
         for witness in seen {
-            match witness {
-                Witness::Overflow => self.send(SensorEvent::Lost {
+            let event = match witness {
+                Witness::Touched(slot) | Witness::Closed(slot) if self.canaries.owns(slot.0) => continue,
+                Witness::Touched(slot) => SensorEvent::Dirty { slot, events: 0 },
+                Witness::Closed(slot) => SensorEvent::Closed { slot },
+                Witness::Overflow => SensorEvent::Lost {
                     at: "inotify",
                     lost: 1,
                     reason: "the inotify queue was full".to_owned(),
                     slots: None,
                     time: Time::now(),
-                })?,
-                Witness::Touched(slot) | Witness::Closed(slot) if self.canaries.owns(slot.0) => {}
-                Witness::Touched(slot) | Witness::Closed(slot) => {
-                    let events = self.shared.events(slot.0);
-                    let unseen = account.witnessed.insert(slot.0, events).unwrap_or(0) == events;
-                    if matches!(witness, Witness::Closed(_)) {
-                        self.send(SensorEvent::Closed { slot })?;
-                    } else if unseen {
-                        self.send(SensorEvent::Dirty { slot, events: 0 })?;
-                    }
-                }
-            }
+                },
+            };
+            self.send(event)?;
         }
         Ok(())
     }
