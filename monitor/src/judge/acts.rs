@@ -120,6 +120,11 @@ impl Act {
         matches!(self.sensor, Rung::Lsm | Rung::Fentry)
     }
 
+    /// It was told of after it came to pass.
+    pub(super) const fn is_past(&self) -> bool {
+        matches!(self.sensor, Rung::Fanotify | Rung::Inotify)
+    }
+
     /// It made something code of a process that runs the object.
     pub(crate) const fn runs_code(&self) -> bool {
         self.operation.runs_code()

@@ -69,7 +69,7 @@ impl Judge {
         let unlawful = verdict.without_idle_mounts(unlawful);
         let late = verdict.may_be_early();
         let wait = self
-            .must_wait(unit, &look, &verdict, &lawful, &unlawful)
+            .must_wait(unit, &look, job.closed, &verdict, &lawful, &unlawful)
             // A runtime takes the root of an ended container away first, and then what the container lives by.
             .or_else(|| {
                 let ending = look.found.is_none() && unit.container().is_some();

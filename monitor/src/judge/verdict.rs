@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 
 use crate::baseline::{Aspect, Difference, Found};
-use crate::model::{InodeKey, ObjectRef, Operation, Rung, State, Time, ViolationKind};
+use crate::model::{InodeKey, ObjectRef, Operation, State, Time, ViolationKind};
 
 use super::acts::{Act, decisive};
 use super::parts::{OTHERS, may, name_each};
@@ -149,7 +149,7 @@ fn decided(
     if verdict.findings.is_empty() {
         if moved {
             verdict.findings.extend(round.passed(last, found));
-        } else if let Some(finding) = round.away_and_back() {
+        } else if let Some(finding) = round.away_and_back().or_else(|| round.taken_and_put_back_before()) {
             verdict.findings.push(finding);
         } else {
             verdict.attempts.extend(acts.iter().map(|act| (*act).clone()));
@@ -403,11 +403,9 @@ impl Round<'_> {
         let of_it =
             |act: &&&Act| act.operation == Operation::Rename && act.is_on(path) && !act.denied && !act.failed;
         let renames = || self.acts.iter().filter(of_it);
-        // Events come after the act: what left and stands there has come back. A hook comes before it, and what is told of may have failed; but
-        // not both ways.
-        let is_past = |act: &Act| matches!(act.sensor, Rung::Fanotify | Rung::Inotify);
+        // What left and stands there has come back. A hook comes before the act, and what is told of may have failed; but not both ways.
         let twice = renames().map(|act| act.count).sum::<u64>() > 1;
-        let went = |act: &Act| twice || is_past(act) && act.moves_away(path);
+        let went = |act: &Act| twice || act.is_past() && act.moves_away(path);
         let away = renames().filter(|act| went(act)).min_by_key(|act| act.first)?;
         let act = Some((*away).clone());
         let mut finding = self.finding(ViolationKind::Reverted, act, State::new(), State::new());
@@ -438,6 +436,11 @@ impl Round<'_> {
         let from = if put.comes_to(path) { format!(" from {}", put.path) } else { String::new() };
         finding.detail = Some(format!("taken away, and put back{from}"));
         Some(finding)
+    }
+
+    /// The same, of what had come to pass at the last look and is told only now.
+    fn taken_and_put_back_before(&self) -> Option<Finding> {
+        self.taken_and_put_back().filter(|back| back.act.as_ref().is_some_and(Act::is_past))
     }
 
     /// It moved, and is as sealed.

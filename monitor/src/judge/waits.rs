@@ -76,6 +76,7 @@ impl Judge {
         &self,
         unit: &Unit,
         look: &Look,
+        closed: bool,
         verdict: &Verdict,
         lawful: &[&Act],
         unlawful: &[&Act],
@@ -100,7 +101,10 @@ impl Judge {
                     return Some(wait);
                 }
             }
-            let coming = verdict.attempts.iter().any(may_still_come);
+            // Whoever has just opened it is about to do something, if he has not closed it.
+            let opened =
+                |act: &Act| !closed && act.operation == Operation::Open && act.is_hooked() && !act.denied;
+            let coming = verdict.attempts.iter().any(|act| may_still_come(act) || opened(act));
             return (coming && unit.waited < WAITS_FOR_EFFECT).then_some(Wait::Acts);
         }
         if unlawful.is_empty() && !lawful.is_empty() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Bench, bench, short};
-use crate::model::{Observation, Operation, RenamedTo, Slot};
+use crate::model::{Observation, Operation, RenamedTo, Rung, Slot};
 
 fn named(name: &str) -> impl FnOnce(&mut Observation) {
     move |seen| seen.name = Some(name.as_bytes().to_vec())
@@ -16,29 +16,50 @@ fn moved(slot: Slot, from: &str, to: &str) -> impl FnOnce(&mut Observation) {
     }
 }
 
-#[tokio::test]
-async fn a_name_that_a_link_kept_was_away_and_is_back() {
-    let bench = bench().await;
+/// `/x/lone` gets another name, loses its own, and gets it back from there.
+async fn see_a_link_take_its_place(bench: &mut Bench, sensor: Rung, linked: impl AsyncFnOnce(&mut Bench)) {
     let at = |path: &str| bench.path(path);
     std::fs::hard_link(at("/x/lone"), at("/x/alias")).unwrap();
     std::fs::remove_file(at("/x/lone")).unwrap();
     std::fs::rename(at("/x/alias"), at("/x/lone")).unwrap();
     let (dir, own) = (bench.slot("/x"), bench.slot("/x/lone"));
-    bench.see("sh", Operation::Link, "/x/lone", |seen| seen.path_in_fs = Some("/x/alias".into())).await;
+    bench
+        .see("sh", Operation::Link, "/x/lone", |seen| {
+            (seen.sensor, seen.path_in_fs) = (sensor, Some("/x/alias".into()));
+        })
+        .await;
+    linked(bench).await;
     bench
         .see("sh", Operation::Unlink, "/x", |seen| {
             named("lone")(seen);
-            seen.child_slot = Some(own);
+            (seen.sensor, seen.child_slot) = (sensor, Some(own));
         })
         .await;
     bench
         .see("sh", Operation::Rename, "/x", |seen| {
             moved(dir, "alias", "lone")(seen);
-            seen.child_slot = Some(own);
+            (seen.sensor, seen.child_slot) = (sensor, Some(own));
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_name_that_a_link_kept_was_away_and_is_back() {
+    let mut bench = bench().await;
+    see_a_link_take_its_place(&mut bench, Rung::Lsm, async |_| {}).await;
     let expected = ["opened Linked /x/lone Link sh", "opened Reverted /x/lone Unlink sh"];
     assert_eq!(bench.verdicts().await, expected);
+}
+
+#[tokio::test]
+async fn a_name_that_was_back_before_it_was_told_to_be_away_was_away() {
+    let mut bench = bench().await;
+    see_a_link_take_its_place(&mut bench, Rung::Fanotify, async |bench| {
+        assert_eq!(bench.next().await, "opened Linked /x/lone Link sh");
+    })
+    .await;
+    assert_eq!(bench.next().await, "opened Reverted /x/lone Unlink sh");
+    assert_eq!(bench.verdicts().await, Vec::<String>::new());
 }
 
 #[tokio::test]
