@@ -85,6 +85,9 @@ pub(super) fn deny() -> Result<Tally> {
     Ok(tally)
 }
 
+/// Tests at a time: most of those that take long wait.
+const TESTS_AT_ONCE: &str = "8";
+
 /// Unit and property tests of all crates.
 pub(super) fn unit(run: Run<'_>) -> Result<Tally> {
     let objects = crate::ebpf::build()?;
@@ -94,7 +97,7 @@ pub(super) fn unit(run: Run<'_>) -> Result<Tally> {
         &["--package", "meshseal-tests", "--test", "harness"],
     ] {
         let mut cargo = build::static_cargo(Profile::Lane, "test", &objects);
-        cargo.arg("--no-fail-fast").args(selection);
+        cargo.arg("--no-fail-fast").args(selection).env("RUST_TEST_THREADS", TESTS_AT_ONCE);
         if let Run::Again(_) = run {
             cargo.args(["--", "--exact"]).args(run.tests());
         }

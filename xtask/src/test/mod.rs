@@ -111,52 +111,70 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     run("deny", &checks::deny)?;
     run("doc", &checks::doc)?;
     run("unit", &|| once_more(checks::unit))?;
-    run("fuzz", &|| checks::fuzz(if args.full { LONG_FUZZ } else { SHORT_FUZZ }))?;
     if args.full {
         run(INTEROP, &full::interop)?;
     }
-    if !["build", "native"].into_iter().any(&wanted) && guests.is_empty() {
-        return Ok(summary(&lanes));
-    }
     let mut built = None;
-    lanes.push(lane("build", || {
-        built = Some(programs::build()?);
-        Ok(Tally { passed: 1, ..Tally::default() })
-    })?);
-    match built {
-        Some(built) => {
-            if wanted("native") {
-                lanes.push(lane("native", || once_more(|run| programs::native(&built, args.full, run)))?);
-            }
-            lanes.extend(in_guests(&guests, |name, series, boot| {
-                lane(name, || once_more(|run| programs::guest(series, boot, args.full, &built, run)))
-            })?);
+    if ["build", "native"].into_iter().any(&wanted) || !guests.is_empty() {
+        lanes.push(lane("build", || {
+            built = Some(programs::build()?);
+            Ok(Tally { passed: 1, ..Tally::default() })
+        })?);
+        if built.is_none() {
+            say!("native and vm lanes cannot run: the build failed");
         }
-        None => say!("native and vm lanes cannot run: the build failed"),
     }
+    let mut rest: Vec<Work<'_>> = Vec::new();
+    if wanted("fuzz") {
+        let extent = if args.full { LONG_FUZZ } else { SHORT_FUZZ };
+        rest.push(Box::new(move || lane("fuzz", || checks::fuzz(extent))));
+    }
+    let mut native: Option<Work<'_>> = None;
+    if let Some(built) = &built {
+        let full = args.full;
+        native = wanted("native").then(|| -> Work<'_> {
+            Box::new(move || lane("native", || once_more(|run| programs::native(built, full, run))))
+        });
+        rest.extend(guests.iter().map(|(name, series, boot)| -> Work<'_> {
+            Box::new(move || {
+                lane(name, || once_more(|run| programs::guest(*series, *boot, full, built, run)))
+            })
+        }));
+    }
+    lanes.extend(beside(native.as_ref(), &rest)?);
     Ok(summary(&lanes))
 }
 
-/// Runs the lanes of guests, two at a time: one uses little more than one core. Whichever is through takes the next.
-fn in_guests(
-    guests: &[(String, Series, Boot)],
-    run: impl Fn(&str, Series, Boot) -> Result<Lane> + Sync,
-) -> Result<Vec<Lane>> {
-    const AT_ONCE: usize = 2;
-    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+/// A lane that may run on a thread of its own.
+type Work<'a> = Box<dyn Fn() -> Result<Lane> + Send + Sync + 'a>;
+
+/// Runs the rest, two at a time, in turn: a guest uses little more than one core. The first goes before them: it mostly waits, and its cases fail for
+/// want of processor time, so that the rest has what it leaves.
+fn beside(first: Option<&Work<'_>>, rest: &[Work<'_>]) -> Result<Vec<Lane>> {
+    /// The lowest priority that there is.
+    const LEAST: i32 = 19;
+    let (next, done) = (AtomicUsize::new(1), Mutex::new(BTreeMap::new()));
+    let end = |at: usize, lane| done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, lane);
     let work = || {
+        // Of this thread, and of what it starts.
+        rustix::process::setpriority_process(None, LEAST).context("cannot give way")?;
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some((name, series, boot)) = guests.get(at) else { return };
-            let lane = run(name, *series, *boot);
-            done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, lane);
+            let Some(lane) = rest.get(at - 1) else { return anyhow::Ok(()) };
+            end(at, lane());
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        if ended.iter().any(Result::is_err) {
-            bail!("a VM lane panicked");
+        let other = scope.spawn(work);
+        let own = scope.spawn(|| {
+            if let Some(first) = first {
+                end(0, first());
+            }
+            work()
+        });
+        for worker in [other, own] {
+            let Ok(ended) = worker.join() else { bail!("a lane panicked") };
+            ended?;
         }
         Ok(())
     })?;
