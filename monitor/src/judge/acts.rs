@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::inventory::code::Foreign;
 use crate::model::{Actor, ExeHash, HostPath, InodeKey, Observation, Operation, Rung, Time};
 
+use super::schedule::SETTLE_AT_MOST;
 use super::topology::is_mount;
 
 /// Acts on one object, and on all names in it, that are kept apart in one round; more are counted, and told as lost.
@@ -243,6 +244,14 @@ impl Acts {
         }
     }
 
+    /// These, looked at since they came, are not all: others came meanwhile. Only while it would not be put off for too long.
+    pub(crate) fn go_on(&self, meanwhile: &Self) -> bool {
+        let first = self.since.or(meanwhile.since);
+        !meanwhile.is_empty()
+            && !self.are_many()
+            && first.is_some_and(|first| first.elapsed() < SETTLE_AT_MOST)
+    }
+
     /// There are some on the object itself, and all of them only opened it.
     pub(crate) fn are_opens(&self) -> bool {
         let mut on_it = self.acts.iter().filter(|act| !is_mount(act.operation)).peekable();
@@ -278,6 +287,7 @@ impl Acts {
     /// Merges acts that were taken out but could not be judged.
     pub(crate) fn put_back(&mut self, earlier: Self, now: Instant) {
         let later = std::mem::replace(self, earlier);
+        self.since = self.since.or(later.since);
         self.more = self.more.saturating_add(later.more);
         for act in later.acts {
             self.push(act, now);

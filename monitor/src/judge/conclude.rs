@@ -39,6 +39,9 @@ impl Judge {
             self.schedule.set(ix, Instant::now());
             return;
         }
+        if acts.go_on(&unit.apart().acts) {
+            return self.look_at_all(ix, job, acts);
+        }
         let acts = self.explained(ix, &look, acts);
         let Some(unit) = self.units.get(ix) else { return };
         let (lawful, unlawful) = self.split(unit, &look, &acts);
@@ -54,7 +57,7 @@ impl Judge {
                 return self.retire(ix, "gone with its pod before it was looked at");
             }
             if unit.waited < WAITS_FOR_POD {
-                return self.wait(ix, acts, Wait::Pod);
+                return self.wait(ix, job, acts, Wait::Pod);
             }
         }
         if look.ended {
@@ -76,7 +79,7 @@ impl Judge {
                 (ending && unit.waited < WAITS_FOR_WRITER).then_some(Wait::Writer)
             });
         if let Some(wait) = wait {
-            return self.wait(ix, acts, wait);
+            return self.wait(ix, job, acts, wait);
         }
         let superseded = look.as_before && !unit.is_other(look.content);
         let changed = unit.is_other(look.content);

@@ -8,7 +8,8 @@ use crate::model::{Operation, Rung, Time, ViolationKind};
 
 use super::acts::{Act, Acts};
 use super::away::{self, is_away};
-use super::look::Look;
+use super::look::{Job, Look};
+use super::schedule::SETTLE;
 use super::slots::Ix;
 use super::topology::is_mount;
 use super::unit::{Standing, Unit};
@@ -58,9 +59,10 @@ impl Wait {
 
 impl Judge {
     /// Looks once more, with what may have come by then.
-    pub(super) fn wait(&mut self, ix: Ix, acts: Acts, wait: Wait) {
+    pub(super) fn wait(&mut self, ix: Ix, job: &Job, acts: Acts, wait: Wait) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = unit.waited.saturating_add(1);
+        unit.apart_mut().closed |= job.closed;
         unit.apart_mut().acts.put_back(acts, Instant::now());
         if matches!(wait, Wait::Installer(_)) {
             // Until then nobody can say that the node is intact; nor does the agent's being ready wait for it.
@@ -69,6 +71,14 @@ impl Judge {
             self.not_expected(ix);
         }
         self.schedule.at_latest(ix, Instant::now() + wait.time());
+    }
+
+    /// What came while it was looked at may have had a part in what was found: all of it is looked at together.
+    pub(super) fn look_at_all(&mut self, ix: Ix, job: &Job, acts: Acts) {
+        let Some(unit) = self.units.get_mut(ix) else { return };
+        unit.apart_mut().closed |= job.closed;
+        unit.apart_mut().acts.put_back(acts, Instant::now());
+        self.schedule.at_latest(ix, Instant::now() + SETTLE);
     }
 
     /// A finding that acts still under way may explain, or undo, is not told yet.
