@@ -57,13 +57,21 @@ impl Wait {
     }
 }
 
+impl Unit {
+    /// What a look was to judge, which the next one does.
+    fn put_back(&mut self, job: &Job, acts: Acts) {
+        let apart = self.apart_mut();
+        apart.closed |= job.closed;
+        apart.acts.put_back(acts, Instant::now());
+    }
+}
+
 impl Judge {
     /// Looks once more, with what may have come by then.
     pub(super) fn wait(&mut self, ix: Ix, job: &Job, acts: Acts, wait: Wait) {
         let Some(unit) = self.units.get_mut(ix) else { return };
         unit.waited = unit.waited.saturating_add(1);
-        unit.apart_mut().closed |= job.closed;
-        unit.apart_mut().acts.put_back(acts, Instant::now());
+        unit.put_back(job, acts);
         if matches!(wait, Wait::Installer(_)) {
             // Until then nobody can say that the node is intact; nor does the agent's being ready wait for it.
             unit.standing = Standing::Unverified;
@@ -76,8 +84,7 @@ impl Judge {
     /// What came while it was looked at may have had a part in what was found: all of it is looked at together.
     pub(super) fn look_at_all(&mut self, ix: Ix, job: &Job, acts: Acts) {
         let Some(unit) = self.units.get_mut(ix) else { return };
-        unit.apart_mut().closed |= job.closed;
-        unit.apart_mut().acts.put_back(acts, Instant::now());
+        unit.put_back(job, acts);
         self.schedule.at_latest(ix, Instant::now() + SETTLE);
     }
 

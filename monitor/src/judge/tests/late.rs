@@ -43,25 +43,19 @@ async fn what_passed_no_hook_is_found_when_its_writer_closes_and_is_by_whoever_o
     assert_eq!(bench.verdicts().await, Vec::<String>::new());
 }
 
-impl Bench {
-    /// A writer of `/x/lone` whose memory keeps the kernel waiting: its times have moved, its bytes have not, and nobody looks any more.
-    async fn is_kept_waiting(&mut self) {
-        self.see("dd", Operation::Open, "/x/lone", |_| {}).await;
-        self.see("dd", Operation::Write, "/x/lone", |_| {}).await;
-        std::fs::write(self.path("/x/lone"), "one").unwrap();
-        assert_eq!(self.next().await, "opened Reverted /x/lone Write dd");
-        // What is told later than it is looked at again later, too.
-        self.see("other", Operation::Write, "/d/a", |_| {}).await;
-        assert_eq!(self.next().await, "attempt /d/a Write other");
-        std::fs::write(self.path("/d/a"), "two").unwrap();
-        assert_eq!(self.next().await, "opened Content /d/a Write other");
-    }
-}
-
 #[tokio::test]
 async fn a_write_that_comes_after_all_looks_is_found_when_its_writer_closes_and_is_by_that_write() {
     let mut bench = bench().await;
-    bench.is_kept_waiting().await;
+    // Its memory keeps the kernel waiting: its times have moved, its bytes have not.
+    bench.see("dd", Operation::Open, "/x/lone", |_| {}).await;
+    bench.see("dd", Operation::Write, "/x/lone", |_| {}).await;
+    std::fs::write(bench.path("/x/lone"), "one").unwrap();
+    assert_eq!(bench.next().await, "opened Reverted /x/lone Write dd");
+    // What is told later than it is looked at again later, too.
+    bench.see("other", Operation::Write, "/d/a", |_| {}).await;
+    assert_eq!(bench.next().await, "attempt /d/a Write other");
+    std::fs::write(bench.path("/d/a"), "two").unwrap();
+    assert_eq!(bench.next().await, "opened Content /d/a Write other");
     std::fs::write(bench.path("/x/lone"), "two").unwrap();
     let slot = bench.slot("/x/lone");
     bench.events.send(SensorEvent::Closed { slot }).await.unwrap();
